@@ -1,0 +1,5 @@
+"""`python -m edgeemo` is the command `edgeemo`."""
+
+from edgeemo.cli import main
+
+raise SystemExit(main())

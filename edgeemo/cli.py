@@ -1,0 +1,258 @@
+"""The command `edgeemo`: one verb each.
+
+Exit status: 0 done, 1 a check said no, 2 wrong usage or input, 130 interrupted from the keyboard. A reader
+that closes the pipe early has what it wanted, so that is 0.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import math
+import os
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+# Everything heavy is imported by the verb that needs it: `edgeemo --help` must answer at once.
+from edgeemo import __version__
+from edgeemo.console import Console
+from edgeemo.errors import CheckFailed, EdgeEmoError
+
+if TYPE_CHECKING:
+    from edgeemo.recognition.emotion import Emotion
+    from edgeemo.recognition.recognizer import Recognizer
+
+DEMO = Path(__file__).parent / "demo" / "clip.mp4"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one verb and return the exit status.
+
+    Args:
+        argv: The words after the program's name; by default those of this process.
+
+    Raises:
+        SystemExit: The words are not a command (status 2), or ask for help (0).
+    """
+    console = Console(sys.stdout, sys.stderr)
+    with console.showing_log():
+        try:
+            arguments = _parser().parse_args(argv)
+            status: int = arguments.verb(arguments, console)
+            return status
+        except EdgeEmoError as error:
+            console.message(str(error))
+            return 1 if isinstance(error, CheckFailed) else 2
+        except KeyboardInterrupt:
+            console.message("interrupted")
+            return 130
+        except BrokenPipeError:
+            # The interpreter flushes standard output once more when it ends, and would complain.
+            with contextlib.suppress(OSError):
+                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return 0
+
+
+# --- verbs: each takes its arguments and the console and returns the exit status
+
+
+def _run(arguments: argparse.Namespace, console: Console) -> int:
+    live = arguments.camera is not None or arguments.microphone is not None
+    if live == (arguments.source is not None):
+        arguments.usage("name either a clip, or --camera and/or --microphone")
+    with _watched(arguments, console) as (emotions, hop):
+        if arguments.json:
+            for emotion in emotions:
+                console.json(emotion.to_dict())
+        else:
+            _write_timeline(emotions, hop, console)
+    return 0
+
+
+def _demo(arguments: argparse.Namespace, console: Console) -> int:
+    arguments.source, arguments.camera, arguments.microphone, arguments.hop = DEMO, None, None, None
+    with _watched(arguments, console) as (emotions, hop):
+        if arguments.json:
+            console.json({"source": str(DEMO), "emotions": [emotion.to_dict() for emotion in emotions]})
+        else:
+            console.result(f"An averaged face and a synthetic voice, nobody's, through the labels: {DEMO}")
+            _write_timeline(emotions, hop, console)
+    return 0
+
+
+def _evaluate(arguments: argparse.Namespace, console: Console) -> int:
+    from edgeemo.evaluate import evaluate
+
+    report = evaluate(
+        arguments.manifest,
+        _load(arguments),
+        face_is_cropped=arguments.face_is_cropped,
+        progress=lambda done, total: console.status(f"{done} of {total}"),
+    )
+    if arguments.json:
+        console.json(report.to_dict())
+    else:
+        console.result(str(report))
+    return 0
+
+
+def _info(arguments: argparse.Namespace, console: Console) -> int:
+    from edgeemo.inference.bundle import Bundle
+    from edgeemo.recognition.recognizer import DEFAULT_BUNDLE
+
+    bundle = Bundle.read(arguments.bundle or DEFAULT_BUNDLE)
+    bundle.verify()
+    if arguments.json:
+        console.json({"path": str(bundle.path), **bundle.manifest})
+    else:
+        console.result(repr(bundle))
+    return 0
+
+
+def _doctor(arguments: argparse.Namespace, console: Console) -> int:
+    from edgeemo.doctor import examine
+
+    checks = []
+    for check in examine():
+        checks.append(check)
+        if not arguments.json:
+            console.result(f"{check.state:<5} {check.name:<14} {check.detail}")
+            if check.advice:
+                console.result(f"{'':<5} {'':<14} -> {check.advice}")
+    works = all(check.state != "fail" for check in checks)
+    if arguments.json:
+        console.json({"works": works, "checks": [check.to_dict() for check in checks]})
+    return 0 if works else 1
+
+
+def _fetch_detector(arguments: argparse.Namespace, console: Console) -> int:
+    from edgeemo.preprocess.detector import fetch_detector
+
+    path = str(fetch_detector())
+    if arguments.json:
+        console.json({"path": path})
+    else:
+        console.result(path)
+    return 0
+
+
+# --- what verbs share
+
+
+def _load(arguments: argparse.Namespace) -> Recognizer:
+    import edgeemo
+
+    return edgeemo.load(
+        arguments.bundle,
+        backend=arguments.backend,
+        precision=arguments.precision,
+        detector=arguments.detector,
+    )
+
+
+@contextlib.contextmanager
+def _watched(arguments: argparse.Namespace, console: Console) -> Iterator[tuple[Iterator[Emotion], float]]:
+    """Open the source that the arguments name; give its emotions and the hop, and show how far it is."""
+    import edgeemo
+    from edgeemo.capture.source import open_source
+
+    model = _load(arguments)
+    hop = arguments.hop or model.bundle.hop
+    source = open_source(arguments.source, camera=arguments.camera, microphone=arguments.microphone)
+    total = "" if source.duration is None else f" of {source.duration:.1f}"
+
+    def followed() -> Iterator[Emotion]:
+        for emotion in edgeemo.watch(source, model=model, hop=hop):
+            yield emotion
+            console.status(f"{emotion.time:.1f}{total} s")
+
+    with contextlib.closing(source):
+        yield followed(), hop
+
+
+def _write_timeline(emotions: Iterator[Emotion], hop: float, console: Console) -> None:
+    from edgeemo.delivery.lines import Timeline, segment_line
+
+    timeline = Timeline(hop)
+    try:
+        for emotion in emotions:
+            for segment in timeline.add(emotion):
+                console.result(segment_line(segment, colour=console.colour))
+    finally:
+        # Also when it was interrupted or the source broke: what was shown until then is still true.
+        for segment in timeline.close():
+            console.result(segment_line(segment, colour=console.colour))
+        console.result(timeline.summary())
+
+
+# --- the words of the command line
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="edgeemo", description="Emotion from a face and a voice, on the device that sees and hears."
+    )
+    parser.add_argument("--version", action="version", version=f"edgeemo {__version__}")
+    verbs = parser.add_subparsers(metavar="VERB", required=True)
+
+    run = _verb(verbs, "run", _run, "answer a clip, a camera and/or a microphone")
+    run.set_defaults(usage=run.error)
+    run.add_argument("source", nargs="?", metavar="SOURCE", help="a video, a sound file or a picture")
+    run.add_argument("--camera", type=_device, metavar="N|PATH", help="a camera, such as 0")
+    run.add_argument("--microphone", type=_device, metavar="NAME", help="a microphone, or 'default'")
+    run.add_argument(
+        "--hop", type=_seconds, metavar="S", help="seconds between answers (a multiple of the bundle's)"
+    )
+    _model_options(run)
+
+    evaluate = _verb(verbs, "evaluate", _evaluate, "measure a bundle on labelled recordings")
+    evaluate.add_argument("manifest", metavar="MANIFEST.csv", help="columns: label, and face and/or voice")
+    evaluate.add_argument(
+        "--face-is-cropped", action="store_true", help="the pictures are face crops in the manner of FER+"
+    )
+    _model_options(evaluate)
+
+    info = _verb(verbs, "info", _info, "say what a bundle takes, answers and may be used for")
+    _bundle_option(info)
+    _verb(verbs, "doctor", _doctor, "check that edgeemo works on this machine")
+    _model_options(_verb(verbs, "demo", _demo, "answer a short clip that comes with the package"))
+    _verb(verbs, "fetch-detector", _fetch_detector, "download the face detector YuNet (232 kB)")
+    return parser
+
+
+_Verb = Callable[[argparse.Namespace, Console], int]
+
+
+def _verb(
+    verbs: argparse._SubParsersAction[argparse.ArgumentParser], name: str, verb: _Verb, what: str
+) -> argparse.ArgumentParser:
+    parser = verbs.add_parser(name, help=what, description=f"{what[0].upper()}{what[1:]}.")
+    parser.set_defaults(verb=verb)
+    parser.add_argument("--json", action="store_true", help="write JSON to standard output, and nothing else")
+    return parser
+
+
+def _bundle_option(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--bundle", metavar="DIR", help="the model (default: the one in the package)")
+
+
+def _model_options(parser: argparse.ArgumentParser) -> None:
+    _bundle_option(parser)
+    parser.add_argument("--backend", choices=("auto", "onnx", "tensorrt"), default="auto")
+    parser.add_argument("--precision", choices=("int8", "fp16", "fp32"), default="int8")
+    parser.add_argument(
+        "--detector", metavar="FILE", help="a YuNet face detector (default: see 'edgeemo doctor')"
+    )
+
+
+def _device(text: str) -> int | str:
+    return int(text) if text.isdecimal() else text
+
+
+def _seconds(text: str) -> float:
+    value = float(text)
+    if not (math.isfinite(value) and value > 0):
+        raise argparse.ArgumentTypeError(f"{text} is not a time in seconds above 0")
+    return value

@@ -1,0 +1,86 @@
+"""Where a command writes: results to standard output, messages and progress to standard error."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+import shutil
+import time
+from collections.abc import Iterator
+from typing import Any, TextIO
+
+
+class Console:
+    """Two streams that may be one terminal.
+
+    Args:
+        out: Standard output: what was asked for, and nothing else.
+        err: Standard error: messages, and on a terminal a last line that says how far the work is.
+
+    Attributes:
+        colour: Whether results may use ANSI colours: only on a terminal, and not with `NO_COLOR` set.
+    """
+
+    def __init__(self, out: TextIO, err: TextIO) -> None:
+        self._out = out
+        self._err = err
+        self._next_status = 0.0
+        self._status_shown = False
+        self.colour = _is_terminal(out) and not os.environ.get("NO_COLOR")
+
+    def result(self, line: str) -> None:
+        """Write one line to standard output, at once: its reader may be waiting."""
+        self._clear()
+        print(line, file=self._out, flush=True)
+
+    def json(self, value: Any) -> None:
+        """Write one JSON value in one line to standard output; NaN and infinity are a `ValueError`."""
+        self.result(json.dumps(value, allow_nan=False))
+
+    def message(self, text: str) -> None:
+        """Write one message to standard error."""
+        self._clear()
+        print(f"edgeemo: {text}", file=self._err, flush=True)
+
+    def status(self, text: str) -> None:
+        """Replace the status line, at most ten times a second; without a terminal do nothing."""
+        now = time.monotonic()
+        if now < self._next_status or not _is_terminal(self._err):
+            return
+        self._next_status = now + 0.1
+        self._clear()
+        width = shutil.get_terminal_size().columns - 1  # a full line would wrap and could not be taken back
+        print(text[:width], end="", file=self._err, flush=True)
+        self._status_shown = True
+
+    def _clear(self) -> None:
+        if self._status_shown:
+            print("\r\x1b[2K", end="", file=self._err, flush=True)
+            self._status_shown = False
+
+    @contextlib.contextmanager
+    def showing_log(self) -> Iterator[None]:
+        """Show what the library logs, warnings and worse, and take the status line away in the end."""
+        handler = _Handler(self)
+        logger = logging.getLogger("edgeemo")
+        logger.addHandler(handler)
+        try:
+            yield
+        finally:
+            logger.removeHandler(handler)
+            self._clear()
+
+
+class _Handler(logging.Handler):
+    def __init__(self, console: Console) -> None:
+        super().__init__(logging.WARNING)
+        self._console = console
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._console.message(f"{record.levelname.lower()}: {record.getMessage()}")
+
+
+def _is_terminal(stream: TextIO) -> bool:
+    return stream.isatty() and os.environ.get("TERM") != "dumb"

@@ -1,0 +1,1 @@
+"""Where emotions go: thin ends of one stream."""

@@ -1,0 +1,183 @@
+"""Does edgeemo work on this machine: one check each, and what to do about those that fail."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import platform
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from edgeemo.errors import EdgeEmoError
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """What one check found.
+
+    Attributes:
+        name: What was looked at.
+        state: 'ok'; 'warn' when something optional is missing; 'fail' when something needed is.
+        detail: What was found.
+        advice: What to do, or empty.
+    """
+
+    name: str
+    state: Literal["ok", "warn", "fail"]
+    detail: str
+    advice: str = ""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Give the fields under their names."""
+        return asdict(self)
+
+
+def examine() -> Iterator[Check]:
+    """Run every check, one after the other; none of them raises."""
+    for name, check in CHECKS.items():
+        try:
+            state, detail, advice = check()
+        except EdgeEmoError as error:
+            state, detail, advice = "fail", str(error), ""  # it says what would be right
+        except Exception as error:  # a broken library may raise anything, and the other checks still count
+            state, detail, advice = "fail", f"{type(error).__name__}: {error}", "install edgeemo again"
+        yield Check(name, state, detail, advice)
+
+
+Finding = tuple[Literal["ok", "warn", "fail"], str, str]
+
+
+def _python() -> Finding:
+    return "ok", f"{platform.python_version()} at {sys.executable}", ""
+
+
+def _system() -> Finding:
+    return "ok", f"{platform.system()} {platform.release()} on {platform.machine()}", ""
+
+
+def _processor() -> Finding:
+    return "ok", f"{_processor_name()}, {os.cpu_count()} logical cores", ""
+
+
+def _processor_name() -> str:
+    board = Path("/proc/device-tree/model")  # a Jetson or a Raspberry Pi names itself here
+    if board.is_file():
+        return board.read_text(errors="replace").rstrip("\0")
+    listing = Path("/proc/cpuinfo")
+    if listing.is_file():
+        for line in listing.read_text(errors="replace").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def library(module: str, *, needed: bool, without: str, advice: str) -> Callable[[], Finding]:
+    """Make the check that a library can be imported.
+
+    Args:
+        module: The name of its module.
+        needed: Whether a missing one is a failure, and not a warning.
+        without: What does not work without it.
+        advice: What to do when it is missing.
+    """
+
+    def check() -> Finding:
+        try:
+            version = importlib.import_module(module).__version__
+        except (ImportError, OSError) as error:  # OSError: a shared library beneath it is missing
+            return "fail" if needed else "warn", f"{error}; {without}", advice
+        return "ok", version, ""
+
+    return check
+
+
+def _finder() -> Finding:
+    from edgeemo.preprocess.detector import open_finder
+
+    name = open_finder().name
+    if name == "yunet":
+        return "ok", "YuNet", ""
+    return "ok", f"{name} of OpenCV", "'edgeemo fetch-detector' gets YuNet, which costs less per picture"
+
+
+def _int8() -> Finding:
+    from edgeemo.inference.probe import saturates
+
+    if saturates():
+        return (
+            "warn",
+            "this processor saturates in INT8 products, so that FP32 is used in place of INT8",
+            "nothing to mend: answers are right, steps are slower",
+        )
+    return "ok", "products are exact", ""
+
+
+def _bundle() -> Finding:
+    import edgeemo
+
+    bundle = edgeemo.load().bundle
+    bundle.verify()
+    return "ok", f"{bundle.name}: files as listed, graphs open", ""
+
+
+def _tensorrt() -> Finding:
+    return "ok", "not in this version; graphs run on the processor", ""
+
+
+def _cameras() -> Finding:
+    if sys.platform != "linux":
+        return "ok", "not listed on this system; try 'edgeemo run --camera 0'", ""
+    nodes = sorted(Path("/dev").glob("video*"))
+    if not nodes:
+        return "warn", "none found; clips and microphones still work", "connect a camera"
+    closed = [str(node) for node in nodes if not os.access(node, os.R_OK | os.W_OK)]
+    if closed:
+        return "warn", f"no permission to open {', '.join(closed)}", "add your user to the group 'video'"
+    return "ok", ", ".join(map(str, nodes)), ""
+
+
+def _microphones() -> Finding:
+    try:
+        import sounddevice
+
+        devices = sounddevice.query_devices()
+    except Exception as error:  # PortAudio's own error class exists only where it can be imported
+        return "warn", f"{error}; clips and cameras still work", "see the line of sounddevice"
+    names = [device["name"] for device in devices if device["max_input_channels"] > 0]
+    if not names:
+        return "warn", "none found; clips and cameras still work", "connect a microphone"
+    return "ok", ", ".join(names), ""
+
+
+CHECKS: dict[str, Callable[[], Finding]] = {
+    "python": _python,
+    "system": _system,
+    "processor": _processor,
+    "numpy": library("numpy", needed=True, without="nothing works", advice="pip install numpy"),
+    "onnxruntime": library(
+        "onnxruntime", needed=True, without="no graph can run", advice="pip install 'onnxruntime>=1.23'"
+    ),
+    "opencv": library(
+        "cv2",
+        needed=True,
+        without="no face is found",
+        advice="pip install 'opencv-python-headless>=4.8,<5'",
+    ),
+    "av": library("av", needed=False, without="clips cannot be read", advice="pip install 'av>=12'"),
+    "sounddevice": library(
+        "sounddevice",
+        needed=False,
+        without="microphones cannot be read",
+        advice="pip install sounddevice; on Debian and Ubuntu also: apt install libportaudio2",
+    ),
+    "face detector": _finder,
+    "int8": _int8,
+    "bundle": _bundle,
+    "tensorrt": _tensorrt,
+    "cameras": _cameras,
+    "microphones": _microphones,
+}
+"""The checks by name, in the order in which they are shown."""

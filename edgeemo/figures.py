@@ -1,0 +1,197 @@
+"""Figures of merit: from true labels and answers to recalls, confusion and calibration."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgeemo.recognition.probabilities import log_probabilities
+
+if TYPE_CHECKING:
+    from edgeemo.recognition.emotion import Emotion
+
+BINS = 15
+"""Equal-width bins of the top probability in the expected calibration error."""
+
+_DIGITS = 6  # of the rates in `to_dict`
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """One item and what was answered.
+
+    Attributes:
+        line: line of the manifest, the header being line 1.
+        label: the true label.
+        speaker: who it is, or empty.
+        emotion: the answer.
+    """
+
+    line: int
+    label: str
+    speaker: str
+    emotion: Emotion
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What was measured; rates are in [0, 1].
+
+    What counts is the arg max of the probabilities, whatever the state; an item without any is wrong.
+
+    Attributes:
+        n: items.
+        wa: share of the items that are answered right.
+        ua: mean of the recalls of the classes present.
+        recall: by class present.
+        confusion: counts, a row per true label and a column per answer, both in the order of `labels`.
+        labels: all classes of the model.
+        ece: expected calibration error over the answered items, in 15 equal-width bins of the top
+            probability.
+        single: UA of each modality alone; None with one modality.
+        late: UA of the added log-probabilities of the modalities; None with one modality.
+        classes: the classes present, in the order of `labels`.
+        absent: items without an answer, which are in no column of `confusion`.
+        items: every item with its answer, in the order of the manifest; not in `to_dict`.
+    """
+
+    n: int
+    wa: float
+    ua: float
+    recall: Mapping[str, float]
+    confusion: tuple[tuple[int, ...], ...]
+    labels: tuple[str, ...]
+    ece: float
+    single: Mapping[str, float] | None
+    late: float | None
+    classes: tuple[str, ...]
+    absent: int
+    items: tuple[Answer, ...] = field(default=(), repr=False)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The figures under their names, as JSON holds them."""
+        return {
+            "n": self.n,
+            "wa": round(self.wa, _DIGITS),
+            "ua": round(self.ua, _DIGITS),
+            "recall": _rounded(self.recall),
+            "confusion": [list(row) for row in self.confusion],
+            "labels": list(self.labels),
+            "ece": round(self.ece, _DIGITS),
+            "single": None if self.single is None else _rounded(self.single),
+            "late": None if self.late is None else round(self.late, _DIGITS),
+            "classes": list(self.classes),
+            "absent": self.absent,
+        }
+
+    def __str__(self) -> str:
+        lines = [f"n {self.n}, WA {self.wa:.1%}, UA {self.ua:.1%}, ECE {self.ece:.3f}, absent {self.absent}"]
+        if self.single is not None and self.late is not None:
+            alone = ", ".join(f"{modality} {ua:.1%}" for modality, ua in self.single.items())
+            lines.append(f"UA alone: {alone}; added log-probabilities {self.late:.1%}")
+        width = max(len(label) for label in self.labels)
+        lines.append(f"{'':<{width}}  recall  " + " ".join(f"{label[:5]:>5}" for label in self.labels))
+        for label, row in zip(self.labels, self.confusion, strict=True):
+            if label in self.recall:
+                counts = " ".join(f"{count:>5}" for count in row)
+                lines.append(f"{label:<{width}}  {self.recall[label]:>6.1%}  {counts}")
+        return "\n".join(lines)
+
+
+def report(labels: tuple[str, ...], modalities: Sequence[str], items: Sequence[Answer]) -> Report:
+    """The figures of `items`, of which there is at least one.
+
+    Args:
+        labels: the classes of the model.
+        modalities: what was given; of two each is also measured alone, and their late fusion.
+        items: items with labels out of `labels`.
+    """
+    truth = np.array([labels.index(item.label) for item in items])
+    fused = _table([item.emotion.probabilities for item in items], len(labels))
+    chosen = _best(fused)
+    recall = recalls(truth, chosen)
+    confusion = np.zeros((len(labels), len(labels)), np.int64)
+    np.add.at(confusion, (truth[chosen >= 0], chosen[chosen >= 0]), 1)
+    alone = {
+        modality: _table([item.emotion.by_modality.get(modality) for item in items], len(labels))
+        for modality in modalities
+    }
+    joined = len(modalities) > 1
+    return Report(
+        n=len(items),
+        wa=float(np.mean(truth == chosen)),
+        ua=_mean(recall),
+        recall={labels[index]: value for index, value in recall.items()},
+        confusion=tuple(tuple(row) for row in confusion.tolist()),
+        labels=labels,
+        ece=calibration_error(np.exp(fused), truth),
+        single={name: _mean(recalls(truth, _best(logs))) for name, logs in alone.items()} if joined else None,
+        late=_mean(recalls(truth, _best(_added(list(alone.values()))))) if joined else None,
+        classes=tuple(labels[index] for index in recall),
+        absent=int(np.count_nonzero(chosen < 0)),
+        items=tuple(items),
+    )
+
+
+def recalls(truth: NDArray[np.int64], chosen: NDArray[np.int64]) -> dict[int, float]:
+    """Recall of every class that is in `truth`; -1 in `chosen` is no answer.
+
+    Example:
+        >>> recalls(np.array([0, 0, 2, 2]), np.array([0, -1, 2, 2]))
+        {0: 0.5, 2: 1.0}
+    """
+    return {int(label): float(np.mean(chosen[truth == label] == label)) for label in np.unique(truth)}
+
+
+def calibration_error(probabilities: NDArray[np.float64], truth: NDArray[np.int64]) -> float:
+    """Expected calibration error (Guo et al., 2017, equation 3) of the top probability, but for rows of NaN.
+
+    Args:
+        probabilities: [n, L].
+        truth: index of the true label of each row.
+
+    Example:
+        >>> calibration_error(np.array([[0.75, 0.25]] * 4), np.array([0, 0, 0, 1]))
+        0.0
+    """
+    answered = ~np.isnan(probabilities[:, 0])
+    if not answered.any():
+        return 0.0
+    probabilities, truth = probabilities[answered], truth[answered]
+    top = probabilities.max(axis=1)
+    right = probabilities.argmax(axis=1) == truth
+    # A bin holds its upper end, as in the formula, and the first one also 0.
+    bins = np.clip(np.ceil(top * BINS).astype(int) - 1, 0, BINS - 1)
+    gaps = np.bincount(bins, weights=right - top, minlength=BINS)
+    return float(np.abs(gaps).sum() / top.size)
+
+
+def _table(rows: Sequence[Mapping[str, float] | None], width: int) -> NDArray[np.float64]:
+    """Log-probabilities [n, width], NaN where there are none."""
+    absent = np.full(width, np.nan)
+    return np.stack([log_probabilities(row) if row else absent for row in rows])
+
+
+def _best(logs: NDArray[np.float64]) -> NDArray[np.int64]:
+    """The arg max of every row, -1 where there is none."""
+    answered = ~np.isnan(logs[:, 0])
+    return np.where(answered, np.argmax(np.where(answered[:, None], logs, 0.0), axis=1), -1)
+
+
+def _added(tables: Sequence[NDArray[np.float64]]) -> NDArray[np.float64]:
+    """The sum over the modalities that each item has."""
+    stacked = np.stack(tables)
+    given = np.count_nonzero(~np.isnan(stacked[:, :, 0]), axis=0)
+    return np.where(given[:, None] > 0, np.nansum(stacked, axis=0), np.nan)
+
+
+def _mean(values: Mapping[int, float]) -> float:
+    return float(np.mean(list(values.values())))
+
+
+def _rounded(values: Mapping[str, float]) -> dict[str, float]:
+    return {name: round(value, _DIGITS) for name, value in values.items()}

@@ -1,0 +1,186 @@
+"""What the parts of a manifest say: tensors, graphs, inputs and thresholds, with the reader of each."""
+
+from __future__ import annotations
+
+from collections.abc import Container, Mapping
+from dataclasses import dataclass
+
+from edgeemo.inference.manifest import ManifestError, Section
+
+MODALITIES = ("face", "voice")
+ENCODINGS = ("fp32", "fp16", "int8", "int8-cpu")
+DTYPES = ("uint8", "float32")
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """One input or output of a graph.
+
+    Args:
+        name: the tensor's name in the graph.
+        dtype: 'uint8' or 'float32'.
+        shape: one entry per axis, a size or the symbol of a size that a call chooses ('N').
+
+    Example:
+        >>> print(TensorSpec("face", "uint8", ("N", 48, 48, 1)))
+        uint8 [N, 48, 48, 1]
+    """
+
+    name: str
+    dtype: str
+    shape: tuple[int | str, ...]
+
+    def __str__(self) -> str:
+        return f"{self.dtype} [{', '.join(map(str, self.shape))}]"
+
+
+@dataclass(frozen=True)
+class GraphSpec:
+    """One graph of a bundle.
+
+    Args:
+        name: its modality, or 'fusion'.
+        mode: 'append' (its token goes to the end of the ring), 'replace' (its tokens are the ring) or 'fuse'.
+        every: hops between two runs.
+        inputs: the tensors it reads, by name.
+        outputs: the tensors it answers, by name.
+        files: the file name of each encoding: 'fp32' always, 'fp16', 'int8', 'int8-cpu' where there are such.
+    """
+
+    name: str
+    mode: str
+    every: int
+    inputs: Mapping[str, TensorSpec]
+    outputs: Mapping[str, TensorSpec]
+    files: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class FaceInput:
+    """What a bundle takes as a face.
+
+    Args:
+        size: height and width of a crop in pixels.
+        channels: 1 (grey) or 3 (BGR).
+        geometry: how a detection becomes the square of a crop, by name of the detector.
+    """
+
+    size: tuple[int, int]
+    channels: int
+    geometry: Mapping[str, object]
+
+    @property
+    def tensor(self) -> TensorSpec:
+        """What the face graph reads."""
+        return TensorSpec("face", "uint8", ("N", *self.size, self.channels))
+
+
+@dataclass(frozen=True)
+class VoiceInput:
+    """What a bundle takes as a voice.
+
+    Args:
+        sample_rate: in Hz.
+        context: samples that one call of the voice graph reads.
+    """
+
+    sample_rate: int
+    context: int
+
+    @property
+    def tensor(self) -> TensorSpec:
+        """What the voice graph reads."""
+        return TensorSpec("voice", "float32", (1, self.context))
+
+
+@dataclass(frozen=True)
+class Thresholds:
+    """Where an answer or a signal starts to be doubted.
+
+    Args:
+        confidence: below this top probability an answer is 'uncertain', in [0, 1].
+        silence_dbfs: below this level the voice is silent, RMS in dB relative to full scale.
+        dark: below this mean level a face crop is too dark, in [0, 255].
+        clipped: above this share of samples at full scale the sound is clipped, in [0, 1].
+    """
+
+    confidence: float
+    silence_dbfs: float
+    dark: float
+    clipped: float
+
+
+def read_face(section: Section) -> FaceInput:
+    """Read the manifest's `face`."""
+    size = section.values.get("size")
+    if not (
+        isinstance(size, list) and len(size) == 2 and all(type(side) is int and side > 0 for side in size)
+    ):
+        section.fail("size", "[height, width] in pixels")
+    channels = section.whole("channels")
+    if channels not in (1, 3):
+        section.fail("channels", "1 (grey) or 3 (BGR)")
+    return FaceInput((size[0], size[1]), channels, section.section("geometry").values)
+
+
+def read_voice(section: Section) -> VoiceInput:
+    """Read the manifest's `voice`."""
+    return VoiceInput(section.whole("sample_rate", least=4000), section.whole("context"))
+
+
+def read_thresholds(section: Section) -> Thresholds:
+    """Read the manifest's `thresholds`."""
+    return Thresholds(
+        confidence=section.number("confidence", 0.0, 1.0),
+        silence_dbfs=section.number("silence_dbfs", -200.0, 0.0),
+        dark=section.number("dark", 0.0, 255.0),
+        clipped=section.number("clipped", 0.0, 1.0),
+    )
+
+
+def read_graphs(section: Section, modalities: tuple[str, ...], files: Container[str]) -> dict[str, GraphSpec]:
+    """Read the manifest's `graphs`: one per modality and 'fusion', each of listed `files`."""
+    right = (*modalities, "fusion")
+    for name in section:
+        if name not in right:
+            raise ManifestError(
+                f"'graphs.{name}' is of no use; there must be one graph for each of {', '.join(right)}"
+            )
+    return {name: _graph(section.section(name), name, files) for name in right}
+
+
+def _graph(section: Section, name: str, files: Container[str]) -> GraphSpec:
+    modes = {"fusion": ("fuse",), "face": ("append",)}.get(name, ("append", "replace"))
+    encodings = section.section("files")
+    for encoding in encodings:
+        if encoding not in ENCODINGS:
+            raise ManifestError(
+                f"'{encodings.path}.{encoding}' is no encoding; legal are {', '.join(ENCODINGS)}"
+            )
+        if encodings.text(encoding) not in files:
+            encodings.fail(encoding, "a file that is listed under 'files'")
+    encodings.text("fp32")
+    return GraphSpec(
+        name=name,
+        mode=section.choice("mode", modes),
+        every=section.whole("every"),
+        inputs=_tensors(section.section("inputs")),
+        outputs=_tensors(section.section("outputs")),
+        files={encoding: encodings.text(encoding) for encoding in encodings},
+    )
+
+
+def _tensors(section: Section) -> dict[str, TensorSpec]:
+    tensors = {}
+    for name in section:
+        value = section.values[name]
+        if (
+            not isinstance(value, list)
+            or len(value) != 2
+            or value[0] not in DTYPES
+            or not isinstance(value[1], list)
+            or not all(axis == "N" or (type(axis) is int and axis > 0) for axis in value[1])
+        ):
+            section.fail(name, '["uint8" or "float32", [axes]], an axis being a size or "N"')
+        tensors[name] = TensorSpec(name, value[0], tuple(value[1]))
+    return tensors

@@ -1,0 +1,83 @@
+"""Which hop does a time belong to."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+from edgeemo.errors import InputError
+
+TOLERANCE = 1e-6
+"""Seconds by which a time may miss the start of a hop and still belong to it: 0.3 is not 3 * 0.1 here."""
+
+
+@dataclass(frozen=True, slots=True)
+class HopGrid:
+    """The grid of hops from 0 on the source's clock: hop k covers [k * hop, (k + 1) * hop) seconds.
+
+    Args:
+        base: the hop of the bundle, in seconds.
+        multiple: how many of them make one hop of this grid.
+
+    Example:
+        >>> grid = HopGrid.of(0.2, base=0.1)
+        >>> grid.index(0.6), grid.end(2), grid.multiple
+        (3, 0.6, 2)
+    """
+
+    base: float
+    multiple: int = 1
+
+    @classmethod
+    def of(cls, hop: float, base: float) -> HopGrid:
+        """The grid of `hop` seconds.
+
+        Raises:
+            InputError: `hop` is not a multiple of `base`.
+        """
+        wanted = number("hop", hop)
+        multiple = round(wanted / base)
+        if multiple < 1 or abs(multiple * base - wanted) > TOLERANCE:
+            raise InputError(f"hop: {hop:g} s is not a multiple of the bundle's {base:g} s; try {base:g}")
+        return cls(base, multiple)
+
+    @property
+    def hop(self) -> float:
+        """Seconds of one hop."""
+        return self.multiple * self.base
+
+    def index(self, time: float) -> int:
+        """The hop that `time` belongs to, which is also the number of hops that end at or before it."""
+        return math.floor((time + TOLERANCE) / self.hop)
+
+    def end(self, index: int) -> float:
+        """End of a hop in seconds."""
+        return round((index + 1) * self.hop, 9)
+
+
+def number(name: str, value: Any) -> float:
+    """A finite float.
+
+    Raises:
+        InputError: it is not one; the message names it `name`.
+    """
+    try:
+        result = float(value)
+    except (TypeError, ValueError):
+        raise InputError(f"{name}: {value!r} is not a number; it must be one, in seconds") from None
+    if not math.isfinite(result):
+        raise InputError(f"{name}: {result} is not finite; it must be a number of seconds")
+    return result
+
+
+def moment(time: Any) -> float:
+    """A time on the source's clock, in seconds.
+
+    Raises:
+        InputError: it is not a finite number of at least 0.
+    """
+    seconds = number("time", time)
+    if seconds < -TOLERANCE:
+        raise InputError(f"time: {seconds:g} s is before the clock starts; it must be at least 0")
+    return max(seconds, 0.0)

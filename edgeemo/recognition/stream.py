@@ -1,0 +1,314 @@
+"""From pictures and sound with times to Emotions, hop by hop, while they come."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgeemo.errors import InputError
+from edgeemo.preprocess.detector import WholePicture
+from edgeemo.preprocess.face import as_picture
+from edgeemo.preprocess.voice import to_mono
+from edgeemo.recognition.clock import HopGrid, moment, number
+from edgeemo.recognition.emotion import Emotion
+from edgeemo.recognition.lane import Lane
+from edgeemo.recognition.pictures import Picture, Pictures
+from edgeemo.recognition.placement import Placement
+from edgeemo.recognition.step import Step
+from edgeemo.recognition.waveform import Waveform
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from edgeemo.recognition.recognizer import Recognizer
+
+BACKLOG = 60.0
+"""Seconds of pictures, sound and hops that may wait for `poll`."""
+
+_log = logging.getLogger("edgeemo")
+
+_STATS = (
+    "late_frames",
+    "late_samples",
+    "gap_samples",
+    "overlap_samples",
+    "dropped_frames",
+    "dropped_samples",
+    "dropped_hops",
+    "bad_frames",
+)
+
+
+class Stream:
+    """Answers once per hop; how its input is cut into pushes does not change an answer.
+
+    Push pictures and sound with their times on one clock that starts at 0, then `poll`. A hop is answered
+    when every open modality that is not muted has passed its end, or when one is `lateness` ahead of it; what
+    comes for it later is dropped and counted. An error of a push leaves the stream as it was. Not to be used
+    by two threads at once.
+
+    Args:
+        model: a model that `load` gave; it may serve several streams, one after the other.
+        modalities: which of the model's modalities will come; all by default.
+        hop: seconds between two answers, a multiple of the bundle's hop.
+        lateness: seconds that one modality may be ahead of another before hops are answered without the
+            other; None waits for ever, as for files.
+        face_is_cropped: every picture already is a face crop.
+
+    Attributes:
+        stats: counts of what was lost: pictures and samples that were late ('late_*'), beyond the backlog of
+            60 s ('dropped_*', also hops) or unusable ('bad_frames'), samples that were missing
+            ('gap_samples') or there already ('overlap_samples'). Samples are counted at the bundle's rate.
+
+    Raises:
+        InputError: a modality that the model does not read, a hop that does not fit, a lateness below 0.
+    """
+
+    def __init__(
+        self,
+        model: Recognizer,
+        modalities: Iterable[str] | None = None,
+        hop: float = 0.1,
+        *,
+        lateness: float | None = 0.2,
+        face_is_cropped: bool = False,
+    ) -> None:
+        bundle = model.bundle
+        self._grid = HopGrid.of(hop, bundle.hop)
+        self._lateness = None if lateness is None else number("lateness", lateness)
+        if self._lateness is not None and self._lateness < 0:
+            raise InputError(
+                f"lateness: {lateness} s is negative; it must be at least 0, or None to wait for ever"
+            )
+        self.modalities = model.check_modalities(modalities)
+        self._model = model
+        self._lanes = {modality: Lane() for modality in self.modalities}
+        finder = WholePicture if face_is_cropped else model.open_finder
+        self._step = Step(bundle, model.graphs, finder, self.modalities, self._grid.multiple)
+        self._limit = max(round(BACKLOG / self._grid.hop), 1)
+        self._pictures = Pictures(self._limit)
+        self.stats: dict[str, int] = dict.fromkeys(_STATS, 0)
+        self._rate = bundle.voice.sample_rate if bundle.voice is not None else 0
+        if "voice" in self._lanes:
+            assert bundle.voice is not None
+            self._placement = Placement(self._rate, self.stats)
+            self._waveform = Waveform(bundle.voice.context, round(BACKLOG * self._rate))
+        self._closed = False
+        self._next: int | None = None  # the next hop to answer, None before the first picture or sample
+        self._due = 0  # hops before this one are closed: nothing more is taken for them
+
+    def push_frame(self, image: Picture, time: float) -> None:
+        """Take one picture; of several in one hop the newest counts, and the others cost nothing.
+
+        Args:
+            image: BGR uint8 [H, W, 3] (grey and BGRA are taken too), or a callable that makes it when its hop
+                is answered. It is not copied: do not write into it before its hop was answered.
+            time: seconds on the source's clock, at least 0.
+
+        Raises:
+            InputError: not a picture, not a time, or no face is expected here.
+        """
+        lane = self._open_lane("face")
+        time = moment(time)
+        picture = image if callable(image) else as_picture(image)
+        hop = self._grid.index(time)
+        if hop < self._due:
+            self.stats["late_frames"] += 1
+        else:
+            self._begin(hop)
+            self.stats["dropped_frames"] += self._pictures.put(hop, time, picture)
+        lane.time = max(lane.time, time)
+        lane.hops = max(lane.hops, hop + 1)
+        self._close_hops()
+
+    def push_audio(self, samples: NDArray[Any], sample_rate: int, time: float) -> None:
+        """Take a chunk of sound of any length.
+
+        Args:
+            samples: float in [-1, 1] or integers, [n] or [n, channels].
+            sample_rate: in Hz, 4000 to 192000.
+            time: of the first sample, in seconds on the source's clock; a chunk within 5 ms of the end of the
+                one before continues it.
+
+        Raises:
+            InputError: not finite samples, not a rate or a time, or no voice is expected here.
+        """
+        lane = self._open_lane("voice")
+        time = moment(time)
+        mono = to_mono(samples)
+        if mono.size == 0:
+            return
+        position, run = self._placement.place(mono, sample_rate, time)
+        if run.size == 0:
+            return
+        end = position + run.size
+        late = min(max(self._position(self._due) - position, 0), run.size)
+        self.stats["late_samples"] += late
+        if late < run.size:
+            self._begin(self._grid.index((position + late) / self._rate))
+            self.stats["dropped_samples"] += self._waveform.append(position + late, run[late:])
+        lane.time = max(lane.time, end / self._rate)
+        lane.hops = max(lane.hops, self._grid.index((end - 1) / self._rate) + 1)
+        self._close_hops()
+
+    def push_text(self, words: str, start: float, end: float) -> None:
+        """Take words; no bundle of this version reads text.
+
+        Raises:
+            InputError: always; the message says what the bundle reads.
+        """
+        self._open_lane("text")
+
+    def poll(self) -> list[Emotion]:
+        """Answer the hops that are ready: per hop one Emotion per face, or one without a face.
+
+        Raises:
+            BackendError: a graph failed; the next call goes on with the hop after.
+        """
+        emotions: list[Emotion] = []
+        if self._next is None:
+            return emotions
+        self._skip_backlog()
+        while self._next < self._due:
+            hop = self._next
+            self._next += 1
+            emotions += self._answer(hop)
+        return emotions
+
+    def advance(self, modality: str, time: float) -> None:
+        """Say that nothing of a modality from before `time` will come, so that hops need not wait for it.
+
+        Raises:
+            InputError: not a time, or not a modality that is expected here.
+        """
+        lane = self._open_lane(modality)
+        lane.time = max(lane.time, moment(time))
+        self._close_hops()
+
+    def mute(self, modality: str, muted: bool = True) -> None:
+        """Mask a modality from the first hop on that is not closed yet, or use it again.
+
+        A muted modality is not waited for, and a muted voice is not heard later either: where the context of
+        a later hop reaches back into a muted one it is silent. So a robot that mutes the voice while it talks
+        never hears itself.
+
+        Raises:
+            InputError: not a modality of this stream.
+        """
+        self._lane(modality).mute(muted, self._due)
+        self._close_hops()
+
+    def end(self, modality: str) -> None:
+        """Say that nothing more of a modality will come; when all have ended the rest can be polled.
+
+        Raises:
+            InputError: not a modality of this stream.
+        """
+        self._lane(modality).open = False
+        self._close_hops()
+
+    def reset(self) -> None:
+        """Begin anew, as a new stream does."""
+        for lane in self._lanes.values():
+            lane.reset()
+        self._step.reset()
+        self._pictures.clear()
+        if "voice" in self._lanes:
+            self._placement.reset()
+            self._waveform.clear()
+        self.stats.update(dict.fromkeys(_STATS, 0))
+        self._next, self._due = None, 0
+
+    def close(self) -> None:
+        """Drop what waits; nothing can be pushed any more."""
+        self.reset()
+        self._closed = True
+
+    def __enter__(self) -> Stream:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    # --- which hops are ready
+
+    def _begin(self, hop: int) -> None:
+        """The first hop is that of the first picture or sample in time, whichever was pushed first."""
+        if self._next is None or hop < self._next:
+            self._next = hop
+
+    def _close_hops(self) -> None:
+        """Find how many hops are complete; at every push, so that the time of a `poll` does not matter."""
+        waiting = [lane for lane in self._lanes.values() if lane.open]
+        if waiting:
+            heard = [lane for lane in waiting if not lane.muted] or waiting
+            time = min(lane.time for lane in heard)
+            if self._lateness is not None:
+                time = max(time, max(lane.time for lane in waiting) - self._lateness)
+            due = self._grid.index(time)
+        else:
+            due = max(lane.hops for lane in self._lanes.values())
+        self._due = max(self._due, due)
+
+    def _skip_backlog(self) -> None:
+        """Leave out the oldest hops of more than a minute that were never polled."""
+        assert self._next is not None
+        excess = self._due - self._next - self._limit
+        if excess > 0:
+            self._next += excess
+            self.stats["dropped_hops"] += excess
+            self.stats["dropped_frames"] += self._pictures.drop_before(self._next)
+            self._step.skip(excess)
+
+    # --- one hop
+
+    def _answer(self, hop: int) -> list[Emotion]:
+        muted = [modality for modality, lane in self._lanes.items() if lane.muted_in(hop)]
+        picture = self._pictures.take(hop)
+        image = None if picture is None or "face" in muted else self._made(picture)
+        context = self._context(hop, "voice" in muted) if "voice" in self._lanes else None
+        return self._step.answer(self._grid.end(hop), image, context, muted)
+
+    def _made(self, picture: Picture) -> NDArray[np.uint8] | None:
+        """The picture itself; one that cannot be made counts as missing, because the stream must go on."""
+        try:
+            return as_picture(picture()) if callable(picture) else picture
+        except Exception as error:  # whatever a decoder or a caller's function raises
+            self.stats["bad_frames"] += 1
+            _log.warning("a picture could not be used: %s", error)
+            return None
+
+    def _context(self, hop: int, muted: bool) -> NDArray[np.float32] | None:
+        start, end = self._position(hop), self._position(hop + 1)
+        context = self._waveform.context(end)
+        if muted:
+            self._waveform.hush(start, end)
+        return context
+
+    def _position(self, hop: int) -> int:
+        """The first sample of a hop."""
+        return round(hop * self._grid.hop * self._rate)
+
+    # --- what is legal
+
+    def _lane(self, modality: str) -> Lane:
+        if self._closed:
+            raise InputError("the stream is closed; open a new one")
+        if modality not in self._lanes:
+            self._model.check_modalities([modality])
+            raise InputError(
+                f"{modality}: the stream was opened for {' and '.join(self.modalities)}; name it there"
+            )
+        return self._lanes[modality]
+
+    def _open_lane(self, modality: str) -> Lane:
+        lane = self._lane(modality)
+        if not lane.open:
+            raise InputError(f"{modality}: it has ended; reset() begins anew")
+        return lane

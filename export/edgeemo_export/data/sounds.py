@@ -1,0 +1,100 @@
+"""Reading, cutting and augmenting voices."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import torch
+from edgeemo.capture.clip import read_sound
+from edgeemo.preprocess.voice import Resampler
+from torch import Tensor
+from torch.nn import functional as F
+
+from ..encoders.voice import SAMPLE_RATE
+
+HOP = SAMPLE_RATE // 10
+CONTEXT = SAMPLE_RATE
+SILENCE = 1e-3  # root mean square of a context below which the runtime masks its token: -60 dBFS
+
+
+def load(path: Path) -> Tensor:
+    """Read a sound file as mono float32 at 16 kHz, ``[samples]``, through the runtime's own decoder and resampler."""
+    samples, rate = read_sound(path)
+    return torch.from_numpy(Resampler(rate, SAMPLE_RATE).push(samples))
+
+
+def contexts(samples: Tensor) -> Tensor:
+    """The voice contexts of a clip as a stream cuts them: one second that ends at each hop, zeros before the start.
+
+    Args:
+        samples: ``[n]``.
+
+    Returns:
+        ``[hops, 16000]``, only those that are not silent; never empty.
+    """
+    hops = max(1, math.ceil(len(samples) / HOP))
+    padded = F.pad(samples, (CONTEXT - HOP, hops * HOP - len(samples)))
+    windows = padded.unfold(0, CONTEXT, HOP)
+    energy = F.pad(padded.double().square().cumsum(0), (1, 0))
+    heard = (energy[CONTEXT::HOP] - energy[:-CONTEXT:HOP]) / CONTEXT >= SILENCE**2
+    return windows[heard] if heard.any() else windows[-1:]
+
+
+def distort(samples: Tensor, random: torch.Generator) -> Tensor:
+    """Draw another take of a clip: speed, colour, room, noise and level, in the order in which a recording meets them.
+
+    Args:
+        samples: ``[n]``.
+        random: source of every draw.
+    """
+    draw = torch.rand(6, generator=random)
+    speed = 0.88 + 0.24 * float(draw[0])
+    x = F.interpolate(samples[None, None], size=max(1, int(len(samples) / speed)), mode="linear", align_corners=False)[0, 0]
+    if draw[1] < 0.3:
+        x = _room(x, random)
+    if draw[2] < 0.5:
+        # A first-order tilt stands for the colour of microphones and coders.
+        tilt = 0.9 * float(torch.rand((), generator=random)) - 0.45
+        x = x + tilt * F.pad(x, (1, 0))[:-1]
+    if draw[3] < 0.5:
+        decibels = 10.0 + 35.0 * float(torch.rand((), generator=random))
+        noise = torch.randn(len(x), generator=random)
+        if draw[4] < 0.5:
+            noise = F.avg_pool1d(noise[None, None], 9, 1, 4)[0, 0]  # duller: fans and rooms rather than hiss
+        x = x + noise * (x.square().mean() / noise.square().mean()).sqrt() * 10.0 ** (-decibels / 20.0)
+    gain = 10.0 ** ((16.0 * float(draw[5]) - 8.0) / 20.0)
+    return (x * gain).clamp(-1.0, 1.0)
+
+
+def _room(x: Tensor, random: torch.Generator) -> Tensor:
+    seconds = 0.1 + 0.4 * float(torch.rand((), generator=random))
+    length = int(seconds * SAMPLE_RATE)
+    decay = torch.exp(-6.9 * torch.arange(length) / length)
+    response = torch.randn(length, generator=random) * decay
+    response[0] = response.abs().sum() * (0.1 + 0.4 * float(torch.rand((), generator=random)))
+    size = 1 << (len(x) + length - 1).bit_length()
+    wet = torch.fft.irfft(torch.fft.rfft(x, size) * torch.fft.rfft(response, size), size)[: len(x)]
+    return wet * (x.square().mean() / wet.square().mean().clamp(min=1e-12)).sqrt()
+
+
+def draw(windows: Tensor, count: int, random: torch.Generator) -> Tensor:
+    """``count`` rows at random, in time order, with replacement only where there are fewer."""
+    if len(windows) >= count:
+        rows = torch.randperm(len(windows), generator=random)[:count]
+    else:
+        rows = torch.randint(len(windows), (count,), generator=random)
+    return windows[rows.sort().values]
+
+
+def mask_mel(mel: Tensor, random: torch.Generator) -> Tensor:
+    """Hide one band of frequencies and one stretch of time in each picture (Park et al., 2019), ``[N, 1, bands, frames]``."""
+    count, _, bands, frames = mel.shape
+    for axis, size, widest in ((2, bands, 12), (3, frames, 14)):
+        width = torch.rand(count, generator=random) * widest
+        start = torch.rand(count, generator=random) * (size - width)
+        place = torch.arange(size)[None, :]
+        hidden = (place >= start[:, None]) & (place < (start + width)[:, None])
+        shape = (count, 1, size, 1) if axis == 2 else (count, 1, 1, size)
+        mel = mel.masked_fill(hidden.reshape(shape), 0.0)
+    return mel

@@ -1,0 +1,1 @@
+"""Encoders that turn pixels and samples into tokens, preprocessing included."""

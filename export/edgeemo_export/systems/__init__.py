@@ -1,0 +1,1 @@
+"""Systems: fusion graphs that read tokens and give emotions."""

@@ -1,0 +1,95 @@
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from edgeemo_calibration.table import Activation, Operator, Table, Weight, shortest
+
+from edgeemo.errors import InputError
+
+TABLE = Table(
+    method="percentile",
+    percentile=99.9,
+    samples=3,
+    data_sha256="0" * 64,
+    model_sha256="a" * 64,
+    activations={"x": Activation(1.0, shortest(1 / 127)), "y": Activation(2.0, 0.01)},
+    weights={"trunk.weight": Weight(0, (0.01, shortest(1 / 3)))},
+    operators={"c": Operator("Conv", "x", "trunk.weight", "y")},
+    residuals={"sum": "x"},
+)
+
+
+def test_a_table_is_read_back_as_it_was_written(tmp_path: Path) -> None:
+    TABLE.write(tmp_path / "t.json")
+    assert Table.read(tmp_path / "t.json") == TABLE
+
+
+def test_each_weight_takes_one_line(tmp_path: Path) -> None:
+    TABLE.write(tmp_path / "t.json")
+    assert '   "scales": [ 0.01, 0.33333334 ]\n' in (tmp_path / "t.json").read_text()
+
+
+@pytest.mark.parametrize("value", [1 / 127, 1e-30, 3.4e38, 0.1])
+def test_shortest_is_the_same_number_in_fp32(value: float) -> None:
+    assert np.float32(shortest(value)) == np.float32(value)
+
+
+@pytest.mark.parametrize(
+    ("place", "value", "message"),
+    [
+        (["schema"], 2, '"schema": 1'),
+        (["method"], "magic", "method 'magic' is unknown; it must be one of min-max"),
+        (["percentile"], None, "percentile is None with the method 'percentile'"),
+        (["samples"], 0, "samples is 0"),
+        (["samples"], True, "samples must be int, not True"),
+        (["model_sha256"], "xyz", "model_sha256 must be 64 hexadecimal digits"),
+        (["extra"], 1, "must have exactly the keys"),
+        (["activations"], [], "activations must be an object"),
+        (["activations", "x"], {"scale": 1.0}, "activations 'x' must have exactly the keys absmax, scale"),
+        (["activations", "x", "scale"], 0.0, "activation 'x': absmax and scale must be positive"),
+        (["activations", "x", "scale"], float("nan"), "activation 'x': absmax and scale must be positive"),
+        (["activations", "x", "scale"], 1e-50, "activation 'x'"),  # zero in FP32
+        (["activations", "x", "scale"], "1", "activations 'x': scale must be float, not '1'"),
+        (["weights", "trunk.weight", "scales"], [], "weight 'trunk.weight': scales must be positive"),
+        (
+            ["weights", "trunk.weight", "scales"],
+            [1.0, -1.0],
+            "weight 'trunk.weight': scales must be positive",
+        ),
+        (["weights", "trunk.weight", "axis"], 0.5, "axis must be int"),
+        (["operators"], {}, "operators is empty"),
+        (["operators", "c", "input"], "gone", "operator 'c' needs 'gone', which has no scale"),
+        (["operators", "c", "weight"], "gone", "operator 'c' needs 'gone', which has no scale"),
+        (["operators", "c", "result"], "gone", "operator 'c' needs 'gone', which has no scale"),
+        (["residuals", "sum"], "gone", "residual 'sum' needs 'gone', which has no scale"),
+        (["residuals", "sum"], 1, "residuals must be Mapping"),
+    ],
+)
+def test_a_wrong_entry_is_named(place: list[str], value: Any, message: str, tmp_path: Path) -> None:
+    found = {"schema": 1, **json.loads(json.dumps(dataclasses.asdict(TABLE)))}
+    inner = found
+    for key in place[:-1]:
+        inner = inner[key]
+    inner[place[-1]] = value
+    path = tmp_path / "t.json"
+    path.write_text(json.dumps(found))
+    with pytest.raises(InputError) as caught:
+        Table.read(path)
+    assert str(caught.value).startswith(f"{path}: ")
+    assert message in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"), [(None, "cannot be read"), ("{", "JSON"), ("[]", "JSON object")]
+)
+def test_a_file_that_is_no_table_is_named(content: str | None, message: str, tmp_path: Path) -> None:
+    path = tmp_path / "t.json"
+    if content is not None:
+        path.write_text(content)
+    with pytest.raises(InputError, match=message):
+        Table.read(path)

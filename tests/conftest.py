@@ -1,0 +1,28 @@
+"""Where real recordings and the default model are, for the tests that need them."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="session")
+def data() -> Path:
+    """The folder of real recordings: EDGEEMO_DATA, else shared/data next to the project."""
+    folder = Path(os.environ.get("EDGEEMO_DATA") or ROOT.parent / "shared" / "data")
+    if not folder.is_dir():
+        pytest.skip(f"no recordings at {folder}; EDGEEMO_DATA names their folder")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def default_bundle() -> Path:
+    """The folder of the bundle in the wheel."""
+    folder = ROOT / "edgeemo" / "bundles" / "default"
+    if not (folder / "manifest.json").is_file():
+        pytest.skip(f"no default bundle at {folder}")
+    return folder

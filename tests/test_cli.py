@@ -1,0 +1,345 @@
+"""The command line: what it writes where, and its exit status."""
+
+from __future__ import annotations
+
+import io
+import json
+import logging
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+import edgeemo
+from edgeemo import cli, doctor
+from edgeemo.capture import source as capture_source
+from edgeemo.errors import BackendError, CheckFailed, SourceError
+from edgeemo.recognition.emotion import Emotion
+
+LABELS = ("fear", "neutral")
+
+
+def answer(hop: int, label: str = "fear") -> Emotion:
+    other = LABELS[1 - LABELS.index(label)]
+    return Emotion(
+        label,
+        {label: 0.8, other: 0.2},
+        0.1,
+        0.2,
+        0.8,
+        "ok",
+        time=(hop + 1) * 0.1,
+        track=1,
+        modalities=("face",),
+    )
+
+
+class Fakes:
+    """A model and a source in place of the real ones; `emotions` is what the source will show."""
+
+    def __init__(self) -> None:
+        self.emotions: Callable[[], Iterator[Emotion]] = lambda: iter(
+            [answer(0), answer(1), answer(2, "neutral")]
+        )
+        self.loaded: dict[str, Any] = {}
+        self.opened: dict[str, Any] = {}
+        self.hop = 0.0
+        self.closed = False
+
+    def load(self, folder: str | None = None, **options: Any) -> Any:
+        self.loaded = {"folder": folder, **options}
+        return SimpleNamespace(bundle=SimpleNamespace(hop=0.1))
+
+    def open_source(self, path: str | None = None, **devices: Any) -> Any:
+        self.opened = {"path": path, **devices}
+        return SimpleNamespace(duration=0.3, close=self.close)
+
+    def close(self) -> None:
+        self.closed = True
+
+    def watch(self, source: Any, *, model: Any, hop: float) -> Iterator[Emotion]:
+        self.hop = hop
+        return self.emotions()
+
+
+@pytest.fixture
+def fakes(monkeypatch: pytest.MonkeyPatch) -> Fakes:
+    fakes = Fakes()
+    monkeypatch.setitem(vars(edgeemo), "load", fakes.load)
+    monkeypatch.setitem(vars(edgeemo), "watch", fakes.watch)
+    monkeypatch.setattr(capture_source, "open_source", fakes.open_source)
+    return fakes
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+# --- usage
+
+
+@pytest.mark.parametrize(
+    ("words", "status"),
+    [
+        (["--help"], 0),
+        (["--version"], 0),
+        (["run", "--help"], 0),
+        ([], 2),
+        (["dance"], 2),
+        (["run"], 2),  # nothing to watch
+        (["run", "clip.mp4", "--camera", "0"], 2),  # two things to watch
+        (["run", "clip.mp4", "--microphone", "default"], 2),
+        (["run", "clip.mp4", "--precision", "int4"], 2),
+        (["run", "clip.mp4", "--backend", "cuda"], 2),
+        (["run", "clip.mp4", "--hop", "0"], 2),
+        (["run", "clip.mp4", "--hop", "-0.1"], 2),
+        (["run", "clip.mp4", "--hop", "nan"], 2),
+        (["run", "clip.mp4", "--hop", "often"], 2),
+        (["evaluate"], 2),
+    ],
+)
+def test_usage(words: list[str], status: int, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as exit_:
+        cli.main(words)
+    assert exit_.value.code == status
+    out, err = capsys.readouterr()
+    assert (out == "") == (status == 2)
+    assert (err == "") == (status == 0)
+
+
+def test_help_imports_nothing_heavy() -> None:
+    code = (
+        "import sys, edgeemo.cli\n"
+        "try: edgeemo.cli.main(['--help'])\n"
+        "except SystemExit: pass\n"
+        "heavy = {'numpy', 'onnxruntime', 'cv2', 'av', 'sounddevice', 'torch', 'onnx'} & set(sys.modules)\n"
+        "sys.exit(f'imported: {heavy}' if heavy else 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+# --- run
+
+
+def test_run_json_is_one_object_per_answer(fakes: Fakes, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["run", "clip.mp4", "--json"]) == 0
+    out, err = capsys.readouterr()
+    assert [json.loads(line) for line in out.splitlines()] == [one.to_dict() for one in fakes.emotions()]
+    assert err == ""
+    assert fakes.closed
+
+
+def test_run_shows_a_timeline(fakes: Fakes, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["run", "clip.mp4"]) == 0
+    out, err = capsys.readouterr()
+    assert out.splitlines() == [
+        "    0.0 -   0.2 s  face 1  fear        [########..] 0.80  face",
+        "    0.2 -   0.3 s  face 1  neutral     [########..] 0.80  face",
+        "In all: 67 % fear, 33 % neutral",
+    ]
+    assert err == ""
+
+
+@pytest.mark.parametrize(
+    ("words", "opened", "hop"),
+    [
+        (["clip.mp4"], {"path": "clip.mp4", "camera": None, "microphone": None}, 0.1),
+        (["--camera", "0"], {"path": None, "camera": 0, "microphone": None}, 0.1),
+        (["--camera", "/dev/video2"], {"path": None, "camera": "/dev/video2", "microphone": None}, 0.1),
+        (["--microphone", "default"], {"path": None, "camera": None, "microphone": "default"}, 0.1),
+        (
+            ["--camera", "1", "--microphone", "3", "--hop", "0.5"],
+            {"path": None, "camera": 1, "microphone": 3},
+            0.5,
+        ),
+    ],
+)
+def test_run_opens_what_was_named(words: list[str], opened: dict[str, Any], hop: float, fakes: Fakes) -> None:
+    assert cli.main(["run", *words]) == 0
+    assert fakes.opened == opened
+    assert fakes.hop == hop
+
+
+def test_options_reach_the_model(fakes: Fakes) -> None:
+    words = ["--bundle", "own", "--backend", "onnx", "--precision", "fp32", "--detector", "yunet.onnx"]
+    assert cli.main(["run", "clip.mp4", *words]) == 0
+    assert fakes.loaded == {"folder": "own", "backend": "onnx", "precision": "fp32", "detector": "yunet.onnx"}
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "message"),
+    [
+        (SourceError("camera 0: it was unplugged"), 2, "edgeemo: camera 0: it was unplugged\n"),
+        (BackendError("voice: it failed"), 2, "edgeemo: voice: it failed\n"),
+        (CheckFailed("int8 is worse"), 1, "edgeemo: int8 is worse\n"),
+        (KeyboardInterrupt(), 130, "edgeemo: interrupted\n"),
+    ],
+)
+def test_what_was_seen_before_the_end_is_shown(
+    error: BaseException, status: int, message: str, fakes: Fakes, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def emotions() -> Iterator[Emotion]:
+        yield answer(0)
+        raise error
+
+    fakes.emotions = emotions
+    assert cli.main(["run", "clip.mp4"]) == status
+    out, err = capsys.readouterr()
+    assert out.splitlines() == [
+        "    0.0 -   0.1 s  face 1  fear        [########..] 0.80  face",
+        "In all: 100 % fear",
+    ]
+    assert err == message
+    assert fakes.closed
+
+
+def test_warnings_of_the_library_go_to_standard_error(
+    fakes: Fakes, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def emotions() -> Iterator[Emotion]:
+        yield answer(0)
+        logging.getLogger("edgeemo").warning("clip.mp4: cut off after %.1f s", 0.1)
+
+    fakes.emotions = emotions
+    assert cli.main(["run", "clip.mp4", "--json"]) == 0
+    out, err = capsys.readouterr()
+    assert len(out.splitlines()) == 1
+    assert err == "edgeemo: warning: clip.mp4: cut off after 0.1 s\n"
+    assert not logging.getLogger("edgeemo").handlers  # a second command would show it twice
+
+
+def test_a_reader_that_has_enough(fakes: Fakes, monkeypatch: pytest.MonkeyPatch) -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    with os.fdopen(writing, "w") as closed_pipe:
+        monkeypatch.setattr(sys, "stdout", closed_pipe)
+        assert cli.main(["run", "clip.mp4", "--json"]) == 0
+    assert fakes.closed
+
+
+# --- terminals
+
+
+@pytest.mark.parametrize(
+    ("terminal", "variables", "coloured"),
+    [
+        (True, {}, True),
+        (True, {"NO_COLOR": "1"}, False),
+        (True, {"NO_COLOR": ""}, True),  # empty counts as not set
+        (True, {"TERM": "dumb"}, False),
+        (False, {}, False),
+    ],
+)
+def test_colour(
+    terminal: bool, variables: dict[str, str], coloured: bool, fakes: Fakes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    out = Terminal() if terminal else io.StringIO()
+    monkeypatch.setattr(sys, "stdout", out)
+    assert cli.main(["run", "clip.mp4"]) == 0
+    assert ("\x1b[" in out.getvalue()) == coloured
+
+
+def test_progress_is_shown_on_a_terminal_and_taken_back(
+    fakes: Fakes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    err = Terminal()
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setattr(sys, "stderr", err)
+    assert cli.main(["run", "clip.mp4"]) == 0
+    assert err.getvalue() == "0.1 of 0.3 s\r\x1b[2K"
+
+
+# --- the other verbs
+
+
+def test_evaluate_reports(
+    fakes: Fakes, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import edgeemo.evaluate
+
+    asked: dict[str, Any] = {}
+
+    class Report:
+        def to_dict(self) -> dict[str, Any]:
+            return {"n": 2, "ua": 0.5}
+
+        def __str__(self) -> str:
+            return "2 items"
+
+    def evaluate(
+        manifest: str, model: Any, *, face_is_cropped: bool, progress: Callable[[int, int], None]
+    ) -> Report:
+        progress(1, 2)
+        asked.update(manifest=manifest, face_is_cropped=face_is_cropped)
+        return Report()
+
+    monkeypatch.setattr(edgeemo.evaluate, "evaluate", evaluate)
+    assert cli.main(["evaluate", "manifest.csv", "--face-is-cropped", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == {"n": 2, "ua": 0.5}
+    assert asked == {"manifest": "manifest.csv", "face_is_cropped": True}
+    assert cli.main(["evaluate", "manifest.csv"]) == 0
+    assert capsys.readouterr() == ("2 items\n", "")
+    assert asked["face_is_cropped"] is False
+
+
+@pytest.mark.parametrize("words", [["fetch-detector"], ["fetch-detector", "--json"]])
+def test_fetch_detector(
+    words: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from edgeemo.preprocess import detector
+
+    monkeypatch.setattr(detector, "fetch_detector", lambda: Path("yunet.onnx"))
+    assert cli.main(words) == 0
+    out = capsys.readouterr().out
+    assert (json.loads(out) if "--json" in words else out) == (
+        {"path": "yunet.onnx"} if "--json" in words else "yunet.onnx\n"
+    )
+
+
+def _broken() -> doctor.Finding:
+    raise OSError("libsomething.so: not found")
+
+
+def _missing() -> doctor.Finding:
+    return "warn", "none found", "connect one"
+
+
+@pytest.mark.parametrize(
+    ("checks", "status"),
+    [
+        ({"python": lambda: ("ok", "3.12", "")}, 0),
+        ({"python": lambda: ("ok", "3.12", ""), "cameras": _missing}, 0),  # no one needs everything
+        ({"broken": _broken, "cameras": _missing}, 1),
+    ],
+)
+def test_doctor(
+    checks: dict[str, Any], status: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(doctor, "CHECKS", checks)
+    assert cli.main(["doctor", "--json"]) == status
+    told = json.loads(capsys.readouterr().out)
+    assert told["works"] == (status == 0)
+    assert [check["name"] for check in told["checks"]] == list(checks)
+    assert cli.main(["doctor"]) == status
+    out = capsys.readouterr().out
+    assert all(check["detail"] in out and check["advice"] in out for check in told["checks"])
+
+
+def test_doctor_explains_a_broken_library() -> None:
+    check = doctor.library("edgeemo_is_not_called_this", needed=True, without="no sound", advice="install it")
+    assert check() == ("fail", "No module named 'edgeemo_is_not_called_this'; no sound", "install it")
+    optional = doctor.library(
+        "edgeemo_is_not_called_this", needed=False, without="no sound", advice="install it"
+    )
+    assert optional()[0] == "warn"
