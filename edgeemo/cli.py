@@ -184,7 +184,8 @@ def _write_timeline(emotions: Iterator[Emotion], hop: float, console: Console) -
         # Also when it was interrupted or the source broke: what was shown until then is still true.
         for segment in timeline.close():
             console.result(segment_line(segment, colour=console.colour))
-        console.result(timeline.summary())
+        if timeline.hops:
+            console.result(timeline.summary())
 
 
 # --- the words of the command line

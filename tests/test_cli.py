@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import logging
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -343,3 +345,130 @@ def test_doctor_explains_a_broken_library() -> None:
         "edgeemo_is_not_called_this", needed=False, without="no sound", advice="install it"
     )
     assert optional()[0] == "warn"
+
+
+# --- the real runtime, with a bundle of a few kilobytes
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    pytest.importorskip("onnx", reason="the tiny bundle is written with onnx")
+    from tests.support.tiny import write_bundle
+
+    geometry = {
+        "cascade": {"scale": 1.0, "dx": 0.0, "dy": 0.0},
+        "yunet": {"scale": 1.0, "dx": 0.0, "dy": 0.0},
+    }
+    return write_bundle(tmp_path_factory.mktemp("bundle"), geometry=geometry)
+
+
+@pytest.fixture
+def no_detector(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """No YuNet of the user's: every machine finds the faces of the clip with the same detector."""
+    monkeypatch.delenv("EDGEEMO_FACE_DETECTOR", raising=False)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+
+@pytest.mark.usefixtures("no_detector")
+def test_run_answers_a_clip_from_its_start_to_its_end(
+    bundle: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["run", str(cli.DEMO), "--bundle", str(bundle), "--json"]) == 0
+    out, err = capsys.readouterr()
+    answers = [json.loads(line) for line in out.splitlines()]
+    times = [one["time"] for one in answers]
+    with contextlib.closing(capture_source.open_source(cli.DEMO)) as clip:
+        duration = clip.duration
+    assert err == ""
+    assert times == [round((hop + 1) * 0.1, 3) for hop in range(len(times))]
+    assert times[-1] == pytest.approx(duration, abs=0.2)
+    assert any(one["modalities"] == ["face", "voice"] for one in answers)
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("missing.mp4", None),
+        ("empty.mp4", b""),
+        ("text.mp4", b"This is not a film.\n" * 100),
+        (".", None),  # a folder
+    ],
+)
+def test_run_refuses_what_is_not_media(
+    name: str, content: bytes | None, bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / name
+    if content is not None:
+        path.write_bytes(content)
+    assert cli.main(["run", str(path), "--bundle", str(bundle)]) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith("edgeemo: ")
+    assert str(path) in err
+    assert "Traceback" not in err
+
+
+@pytest.mark.usefixtures("no_detector")
+def test_run_answers_a_truncated_clip_up_to_the_cut(
+    bundle: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    whole = (data / "cremad" / "1001_DFA_HAP_XX.flv").read_bytes()
+    (tmp_path / "cut.flv").write_bytes(whole[: len(whole) // 2])
+    assert cli.main(["run", str(tmp_path / "cut.flv"), "--bundle", str(bundle), "--json"]) == 0
+    out, err = capsys.readouterr()
+    assert len(out.splitlines()) >= 5
+    assert err.startswith("edgeemo: warning: ")
+    assert "cut.flv" in err
+
+
+def test_info_prints_the_contract(bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["info", "--bundle", str(bundle)]) == 0
+    assert "CC0-1.0" in capsys.readouterr().out
+    assert cli.main(["info", "--bundle", str(bundle), "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told == {"path": str(bundle), **json.loads((bundle / "manifest.json").read_text())}
+
+
+def test_info_refuses_an_altered_bundle(
+    bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    copy = Path(shutil.copytree(bundle, tmp_path / "altered"))
+    graph = copy / "face.fp32.onnx"
+    content = bytearray(graph.read_bytes())
+    content[len(content) // 2] ^= 1  # the size stays
+    graph.write_bytes(content)
+    assert cli.main(["info", "--bundle", str(copy)]) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert "face.fp32.onnx" in err
+
+
+@pytest.mark.usefixtures("no_detector")
+def test_evaluate_measures_a_manifest(
+    bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    manifest = tmp_path / "manifest.csv"
+    manifest.write_text(f"face,voice,label\n{cli.DEMO},{cli.DEMO},fear\n")
+    assert cli.main(["evaluate", str(manifest), "--bundle", str(bundle), "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert {"n", "wa", "ua", "recall", "confusion", "labels", "ece", "single", "late"} <= set(told)
+    assert told["n"] == 1
+
+
+def test_evaluate_names_the_line_that_is_wrong(
+    bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    manifest = tmp_path / "manifest.csv"
+    manifest.write_text("face,label\nnowhere.jpg,fear\n")
+    assert cli.main(["evaluate", str(manifest), "--bundle", str(bundle)]) == 2
+    assert capsys.readouterr().err.startswith(f"edgeemo: {manifest}, line 2: ")
+
+
+@pytest.mark.usefixtures("no_detector")
+def test_demo(bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["demo", "--bundle", str(bundle)]) == 0
+    out = capsys.readouterr().out
+    assert str(cli.DEMO) in out
+    assert out.splitlines()[-1].startswith("In all: ")
+    assert cli.main(["demo", "--bundle", str(bundle), "--json"]) == 0
+    assert len(json.loads(capsys.readouterr().out)["emotions"]) > 100

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import heapq
 import logging
 import re
@@ -25,8 +26,6 @@ _log = logging.getLogger("edgeemo")
 
 _KINDS: dict[str, Literal["video", "audio"]] = {"face": "video", "voice": "audio"}
 _PICTURES = frozenset((".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"))
-# FFmpeg draws text files as pictures of a terminal.
-_TEXT_ART = frozenset(("tty", "bin", "xbin", "adf", "idf"))
 # Bare streams do not tell their length; FFmpeg guesses it from the bit rate.
 _GUESSED_LENGTH = frozenset(("aac", "ac3", "amr", "dts", "eac3", "h264", "hevc", "loas", "m4v", "mpegvideo"))
 # Between a millisecond, the coarsest unit of common containers, and 20 ms, the length of short packets.
@@ -35,7 +34,6 @@ _STAMP_TOLERANCE = 0.01
 _MISSING = 0.15
 _MOST_SILENCE = 60.0  # seconds of silence that one gap becomes at most; a longer one is a broken stamp
 _MOST_FAILED_READS = 100
-_ATTACHED_PICTURE = 0x400  # AV_DISPOSITION_ATTACHED_PIC: the cover of an album
 
 
 class Clip:
@@ -64,23 +62,31 @@ class Clip:
         self._path = Path(path)
         self._closed = False
         self._picture: NDArray[np.uint8] | None = None
-        with _open(self._path) as container:
-            streams = _streams(container)
-            self.modalities: tuple[str, ...] = tuple(
-                name for name, kind in _KINDS.items() if name in modalities and kind in streams
-            )
-            self.duration: float | None = None if container.duration is None else container.duration / 1e6
-            still = container.format.name == "image2" or container.format.name.endswith("_pipe")
+        self.duration: float | None = 0.0
+        # FFmpeg takes a picture's name with % or * in it for a pattern.
+        kinds, still = ({"video"}, True) if self._path.suffix.lower() in _PICTURES else self._look()
+        self.modalities: tuple[str, ...] = tuple(
+            name for name, kind in _KINDS.items() if name in modalities and kind in kinds
+        )
         if not self.modalities:
             wanted = " or ".join({"face": "picture", "voice": "sound"}[name] for name in modalities)
             raise SourceError(f"{path}: holds no {wanted} that can be decoded")
         if still:
             self._picture = _read_picture(self._path)
-            self.duration = 0.0
+
+    def _look(self) -> tuple[set[str], bool]:
+        """Note the duration; the kinds of streams in the file, and whether it is a single picture."""
+        with _open(self._path) as container:
+            still = container.format.name == "image2" or container.format.name.endswith("_pipe")
+            if not still:
+                self.duration = None if container.duration is None else container.duration / 1e6
+            return set(_streams(container)), still
 
     def __iter__(self) -> Iterator[Frame | Sound]:
+        if self._closed:
+            return
         self.stats.update(bad_packets=0, truncated=0)
-        if self._picture is not None and not self._closed:
+        if self._picture is not None:
             yield Frame(0.0, self._picture.copy)
             return
         readers: dict[str, Callable[[], Generator[Frame | Sound, None, None]]]
@@ -220,7 +226,7 @@ class _Converter:
             try:
                 # Threads cost more to start than the conversion takes.
                 converted = self._scaler.reformat(frame, format="bgr24", threads=1)
-            except TypeError:  # before PyAV 15 there were none
+            except TypeError:  # older versions of PyAV use one anyway
                 converted = self._scaler.reformat(frame, format="bgr24")
         picture = np.asarray(converted.to_ndarray(), np.uint8)
         # Counterclockwise, in degrees; older versions of PyAV do not say.
@@ -299,7 +305,9 @@ def _check_file(path: Path) -> None:
             raise SourceError(f"{path}: a folder: give one video, sound file or picture")
         if not path.exists():
             raise SourceError(f"{path}: no such file: give a video, a sound file or a picture")
-        if path.is_file() and path.stat().st_size == 0:
+        if not path.is_file():
+            raise SourceError(f"{path}: a device or a pipe: give a video, a sound file or a picture")
+        if path.stat().st_size == 0:
             raise SourceError(f"{path}: an empty file: give a video, a sound file or a picture")
     except (OSError, ValueError) as error:  # a name that the system refuses, or a folder without permission
         raise SourceError(f"{path}: cannot be read ({error})") from error
@@ -309,23 +317,30 @@ def _open(path: Path) -> InputContainer:
     import av
 
     _check_file(path)
-    # A media file may refer to others, even on the net, and a name may be taken as a pattern: neither here.
-    options = {"protocol_whitelist": "file", "pattern_type": "none"}
+    head = b""
     try:
-        container = av.open(f"file:{path}", options=options, metadata_errors="replace")
-    except av.FFmpegError as error:
-        raise SourceError(f"{path}: {_why_not(path, error)}") from error
-    if container.format.name in _TEXT_ART:
-        container.close()
-        raise SourceError(f"{path}: text, not media: give a video, a sound file or a picture")
-    return container
+        with path.open("rb") as file:
+            head = file.read(512)
+        # FFmpeg draws text as pictures of a terminal, and waits for ever for what a playlist names.
+        if _is_text(head):
+            raise SourceError(f"{path}: text, not media: give a video, a sound file or a picture")
+        # Without options: given any, PyAV up to 16 crashes where the streams are not in the header (FLV).
+        return av.open(f"file:{path}", metadata_errors="replace")
+    except (av.FFmpegError, OSError, ValueError) as error:
+        raise SourceError(f"{path}: {_why_not(head, error)}") from error
 
 
-def _why_not(path: Path, error: Exception) -> str:
+def _is_text(head: bytes) -> bool:
+    try:
+        text = codecs.getincrementaldecoder("utf-8")().decode(head)  # a character may be cut at the end
+    except UnicodeDecodeError:
+        return False
+    return all(character.isprintable() or character.isspace() for character in text)
+
+
+def _why_not(head: bytes, error: Exception) -> str:
     if isinstance(error, PermissionError):
         return "this user may not read it"
-    with path.open("rb") as file:
-        head = file.read(12)
     if head[4:8] == b"ftyp":
         return "an MP4 file whose index is missing: it was cut off or never finished; copy or record it again"
     return "not media that FFmpeg can read, or a damaged file: give a video, a sound file or a picture"
@@ -335,12 +350,17 @@ def _streams(container: InputContainer) -> dict[str, Any]:
     """The first stream of pictures and the first of sound that can be decoded, by kind."""
     found: dict[str, Any] = {}
     for stream in container.streams:
-        # The cover of an album is no video. Before PyAV 13 there is no telling.
-        cover = int(getattr(stream, "disposition", 0)) & _ATTACHED_PICTURE
         decodable = getattr(stream, "codec_context", None) is not None
-        if stream.type in _KINDS.values() and decodable and not cover:
+        if stream.type in _KINDS.values() and decodable and not _is_cover(stream):
             found.setdefault(stream.type, stream)
     return found
+
+
+def _is_cover(stream: Any) -> bool:
+    """Whether a stream of pictures is the cover of an album."""
+    disposition = getattr(stream, "disposition", None)  # older versions of PyAV have none
+    flag = getattr(type(disposition), "attached_pic", None)
+    return disposition is not None and flag is not None and bool(disposition & flag)
 
 
 def _start(container: InputContainer) -> float:

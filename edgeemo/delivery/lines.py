@@ -77,22 +77,25 @@ class Timeline:
 
     Args:
         hop: Seconds between two answers.
+
+    Attributes:
+        hops: How many answers showed each label or state.
     """
 
     def __init__(self, hop: float) -> None:
         self.hop = hop
+        self.hops: Counter[str] = Counter()
         self._open: dict[int | None, Segment] = {}
-        self._hops: Counter[str] = Counter()
         self._faces: set[int] = set()
 
     def add(self, emotion: Emotion) -> list[Segment]:
         """Take the next answer (times never go back) and return the segments that are over, oldest first."""
         name = shown(emotion)
-        self._hops[name] += 1
+        self.hops[name] += 1
         if emotion.track is not None:
             self._faces.add(emotion.track)
         current = self._open.get(emotion.track)
-        # The half hop is for times that are rounded.
+        # A track that was in the hop before still runs; half a hop more, for times are not exact.
         over = [
             segment
             for segment in self._open.values()
@@ -105,24 +108,18 @@ class Timeline:
         self._open[emotion.track].add(emotion)
         return sorted(over, key=_by_start)
 
-    def now(self) -> list[Segment]:
-        """The segments that still run, oldest first."""
-        return sorted(self._open.values(), key=_by_start)
-
     def close(self) -> list[Segment]:
-        """Ends the segments that still run and return them, oldest first."""
-        over = self.now()
+        """End the segments that still run and return them, oldest first."""
+        over = sorted(self._open.values(), key=_by_start)
         self._open.clear()
         return over
 
     def summary(self) -> str:
-        """Say how the answers divide between labels and states, largest share first."""
-        total = sum(self._hops.values())
-        if not total:
-            return "Nothing to answer: the source held no picture and no sound."
+        """Say how the answers, of which there must be one, divide between labels and states."""
+        total = sum(self.hops.values())
         faces = len(self._faces)
         over = f" over {faces} faces" if faces > 1 else ""
-        shares = ", ".join(f"{100 * count / total:.0f} % {name}" for name, count in self._hops.most_common())
+        shares = ", ".join(f"{100 * count / total:.0f} % {name}" for name, count in self.hops.most_common())
         return f"In all{over}: {shares}"
 
 

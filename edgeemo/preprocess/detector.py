@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
 from edgeemo.errors import BackendError, InputError, SourceError
 from edgeemo.preprocess.face import WHOLE, Face, Picture, as_picture
@@ -79,13 +80,16 @@ class YuNetFinder:
         if not path.is_file():
             raise InputError(f"no face detector at {path}; it must be the ONNX file of OpenCV's YuNet")
         self._width = width
+        content = path.read_bytes()
+        if not all(output in content for output in (b"cls_32", b"obj_32", b"bbox_32", b"kps_32")):
+            # Not left to OpenCV: version 5 opens any network, and crashes when it reads other outputs.
+            raise InputError(f"{path} is not a face detector; it must be OpenCV's YuNet as ONNX")
         self._size = (_SMALLEST, _SMALLEST)
         try:
             self._net = cv2.FaceDetectorYN.create(str(path), "", self._size, score_threshold=0.6)
-            # Any ONNX file opens; only a YuNet has the outputs that this reads.
             self._net.detect(np.zeros((_SMALLEST, _SMALLEST, 3), np.uint8))
         except cv2.error as error:
-            raise InputError(f"{path} is not a face detector; it must be OpenCV's YuNet as ONNX") from error
+            raise InputError(f"{path} cannot be read; it must be the ONNX file of OpenCV's YuNet") from error
 
     def find(self, image: Picture) -> list[Face]:
         """Return the faces of a picture, with eyes, largest first."""
@@ -109,13 +113,13 @@ class YuNetFinder:
         if rows is None:
             return []
         # Box, then five landmarks (the first two are the eyes), then the score.
-        rows = np.asarray(rows, np.float64)
-        rows[:, :14:2] *= part.scale_x
-        rows[:, 1:14:2] *= part.scale_y
-        rows[:, [0, 4, 6]] -= part.left
-        rows[:, [1, 5, 7]] -= part.top
+        table: NDArray[np.float64] = np.array(rows, np.float64)
+        table[:, :14:2] *= part.scale_x
+        table[:, 1:14:2] *= part.scale_y
+        table[:, [0, 4, 6]] -= part.left
+        table[:, [1, 5, 7]] -= part.top
         faces = []
-        for x, y, width, height, first_x, first_y, second_x, second_y, *_, score in rows.tolist():
+        for x, y, width, height, first_x, first_y, second_x, second_y, *_, score in table.tolist():
             if width > 0 and height > 0:
                 left, right = sorted(((first_x, first_y), (second_x, second_y)))
                 faces.append(Face((x, y, width, height), min(score, 1.0), (left, right)))
@@ -126,9 +130,9 @@ class CascadeFinder:
     """The boosted cascade that OpenCV's 4.x wheel carries: frontal faces, boxes only; needs no model file.
 
     Its cost hangs on the smallest face, not on the size of the picture. Steps of 1.2 down to an eighth of the
-    shorter side cost what steps of 1.15 down to a fifth do (6.5 ms for 320 x 240 on one core), so a person at
-    1.6 times the distance is found. Two windows that agree are enough: that wins back on FER+ pictures what the
-    larger steps lose, and found nothing more beside the faces of the recordings that were tried.
+    shorter side cost what steps of 1.15 down to a fifth do (6.5 ms for 320 x 240 on one core), so a person
+    at 1.6 times the distance is found. Two windows that agree are enough: that wins back on FER+ pictures
+    what the larger steps lose, and found nothing beside the faces of the recordings that were tried.
 
     Args:
         width: longer side in pixels of the copy that is searched.
@@ -147,8 +151,8 @@ class CascadeFinder:
         path = Path(folder) / "haarcascade_frontalface_alt2.xml"
         if not hasattr(cv2, "CascadeClassifier") or not path.is_file():
             raise BackendError(
-                f"OpenCV {cv2.__version__} carries no face cascade; install 'opencv-python-headless<5', or give "
-                f"the YuNet detector with --detector or {DETECTOR_VARIABLE} ('edgeemo fetch-detector' gets it)"
+                f"OpenCV {cv2.__version__} has no face cascade; install 'opencv-python-headless<5', or get "
+                f"YuNet with 'edgeemo fetch-detector', or name it with --detector or {DETECTOR_VARIABLE}"
             )
         self._cascade = cv2.CascadeClassifier(str(path))
 
@@ -278,7 +282,8 @@ def _largest_first(faces: Sequence[Face]) -> list[Face]:
 
 def _fills(face: Face, picture: Picture) -> bool:
     """Return whether a face takes so much of the picture that its box needs a second look."""
-    return math.sqrt(face.box[2] * face.box[3]) > _FILLING * min(picture.shape[:2])
+    height, width = picture.shape[:2]
+    return bool(math.sqrt(face.box[2] * face.box[3]) > _FILLING * min(height, width))
 
 
 @dataclass(frozen=True)
@@ -293,7 +298,7 @@ class _Copy:
 
 
 def _copy(picture: Picture, longer: int) -> _Copy:
-    """Return a copy with a longer side of `longer`; a smaller picture keeps its size, down to a smallest one."""
+    """Return a copy with at most `longer` as its longer side; smaller pictures keep theirs, or grow a bit."""
     import cv2
 
     height, width = picture.shape[:2]

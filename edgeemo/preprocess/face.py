@@ -1,7 +1,7 @@
 """Which part of a camera picture is the crop that a face encoder reads, and the crop itself.
 
-Detectors draw their boxes differently. A bundle therefore carries, for each detector, where its training crops
-lie relative to that detector's box; so the crop is the same whichever detector found the face.
+Detectors draw their boxes differently. A bundle therefore carries, for each detector, where its training
+crops lie relative to that detector's box; so the crop is the same whichever detector found the face.
 """
 
 from __future__ import annotations
@@ -85,10 +85,10 @@ def as_picture(image: object) -> Picture:
 class FaceGeometry:
     """Where a bundle's face crops lie in a picture, read from the manifest's entry ``face``.
 
-    The crop's side is ``scale`` times the detector's box side (the root of width times height), its centre the
-    box centre moved by (dx, dy) crop sides. Where the detector sees eyes they turn the crop upright. They do not
-    size it: over FER+ the box predicts the size of the picture better than the distance of the eyes, which
-    shrinks when a head turns.
+    The crop's side is ``scale`` times the detector's box side (the root of width times height), its centre
+    the box centre moved by (dx, dy) crop sides. Where the detector sees eyes they turn the crop upright. They
+    do not size it: over FER+ the box predicts the size of the picture better than the distance of the eyes,
+    which shrinks when a head turns.
 
     Args:
         entry: ``{"size": [height, width], "channels": 1 or 3, "geometry": {finder: {"scale", "dx", "dy"},
@@ -227,7 +227,7 @@ def _overlap(start: int, length: int, limit: int) -> tuple[slice, int, int]:
 
 
 def _turned(image: Picture, square: Square, size: tuple[int, int], channels: int) -> Picture:
-    """Cut a turned square: shrink by a whole number, turn at twice the crop's size, and average 2 x 2 pixels."""
+    """Cut a turned square: shrink by a whole number, turn at twice the crop's size, average 2 x 2 pixels."""
     import cv2
 
     high, wide = 2 * size[0], 2 * size[1]
@@ -262,6 +262,8 @@ def _blocks(low: float, high: float, limit: int, block: int) -> tuple[slice, int
     first = min(max(math.floor(low), 0), limit - 1)
     last = min(max(math.ceil(high), first + 1), limit)
     length = last - first
-    # At the far border of the picture a part of a block is left away.
-    whole = -(-length // block) * block if first + -(-length // block) * block <= limit else length // block * block
+    whole = math.ceil(length / block) * block
+    if first + whole > limit:
+        # At the far border of the picture a part of a block is left away.
+        whole = length // block * block
     return slice(first, first + (whole or length)), first

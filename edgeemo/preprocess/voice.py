@@ -18,7 +18,7 @@ _MOST_DELAY = 0.0045  # seconds: at 16 kHz the passband reaches 7.6 kHz
 _MOST_WEIGHTS = 1 << 19  # weights of one exact block: 4 MiB; beyond it the phases are interpolated
 _PHASES = 256  # interpolated between linearly: an error of at most (pi / 256)^2 / 8, -94 dB
 _PIECE = 1 << 16  # samples that are worked on at once, so that an hour in one call needs little memory
-_GATHERED = 1 << 20  # weights and samples of the interpolated way that are worked on at once
+_GATHERED = 1 << 15  # weights that the interpolated way works on at once: what a cache holds
 
 
 def to_mono(samples: ArrayLike) -> NDArray[np.float32]:
@@ -38,7 +38,10 @@ def to_mono(samples: ArrayLike) -> NDArray[np.float32]:
         >>> to_mono(np.array([[16384, -16384], [16384, 16384]], np.int16)).tolist()
         [0.0, 0.5]
     """
-    array = np.asarray(samples)
+    try:
+        array = np.asarray(samples)
+    except ValueError as error:
+        raise InputError(f"samples are no array ({error}): give (n,) or (n, channels)") from error
     if array.ndim not in (1, 2):
         raise InputError(f"samples have shape {array.shape}: give (n,) or (n, channels)")
     if array.ndim == 2 and not 1 <= array.shape[1] <= _MOST_CHANNELS:

@@ -22,7 +22,7 @@ from .data import ferplus, sounds, voices
 from .data.labels import LABELS, NORMS
 from .data.pictures import jitter
 from .data.tokens import SLOTS
-from .encoders.residual import fold_batch_norms
+from .encoders.fold import fold_batch_norms
 from .encoders.voice import SAMPLE_RATE, VoiceEncoder
 from .recipes.default import Trained
 
@@ -69,7 +69,7 @@ def write(trained: Trained, data: Path, folder: Path, seed: int = 0) -> None:
     for name, items in feeds.items():
         table = measure(folder / f"{name}.fp32.onnx", items, method="percentile")
         write_encodings(folder / f"{name}.fp32.onnx", table, folder, name)
-    manifest = describe(trained, geometry.measure(data), seed, width)
+    manifest = describe(trained, geometry.measure_corpus(data).geometry, seed, width)
     names = sorted(path.name for path in folder.glob("*.onnx"))
     manifest["files"] = describe_files(folder, names)
     write_manifest(folder, manifest)
@@ -91,7 +91,8 @@ def face_feeds(data: Path, seed: int) -> Iterator[dict[str, NDArray[np.uint8]]]:
     random = torch.Generator().manual_seed(seed)
     each = CALIBRATION_ITEMS // len(LABELS)
     for label in range(len(LABELS)):
-        rows = draw.choice(np.flatnonzero(faces.majority == label), each, replace=False)
+        rows = draw.permutation(np.flatnonzero(faces.majority == label))
+        rows = np.resize(rows, each)  # the rarest label has fewer: some of its pictures come twice, jittered otherwise
         plain = faces.images[rows[: each // 2], :, :, None]
         moved = jitter(torch.from_numpy(faces.images[rows[each // 2:]]), random)
         yield {"face": np.concatenate([plain, moved.round().byte().numpy()])}

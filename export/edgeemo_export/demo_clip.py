@@ -269,6 +269,12 @@ def warped(sheet: Picture, offsets: Picture) -> Picture:
     return np.asarray(read, dtype=np.float32)
 
 
+def limited(offsets: Picture, reach: float) -> Picture:
+    """The offsets, none of them longer than ``reach`` pixels."""
+    length = np.linalg.norm(offsets, axis=-1, keepdims=True)
+    return np.asarray(offsets * np.minimum(1.0, reach / np.maximum(length, 1e-6)), dtype=np.float32)
+
+
 def extended(picture: NDArray[np.uint8], border: int = 16) -> Picture:
     """The picture with a border that is its edge, blurred: a plain repetition draws streaks below a face."""
     wide = cv2.copyMakeBorder(picture, border, border, border, border, cv2.BORDER_REPLICATE)
@@ -306,8 +312,7 @@ def unfolded(sheets: Sequence[Picture], rounds: int = 3, reach: float = 8.0) -> 
     for _ in range(rounds):
         offsets = np.stack([flow(standardised(mean), sheet, smooth=4.5) for sheet in sheets])
         offsets -= offsets.mean(axis=0)
-        length = np.linalg.norm(offsets, axis=-1, keepdims=True)
-        offsets *= np.minimum(1.0, reach / np.maximum(length, 1e-6))
+        offsets = limited(offsets, reach)
         result = [warped(sheet, offset) for sheet, offset in zip(sheets, offsets, strict=True)]
         mean = np.mean(result, axis=0)
     return result
@@ -380,9 +385,14 @@ def toned(face: Picture) -> Picture:
 
 
 def morph_flow(target: Picture, source: Picture) -> Picture:
-    """The flow between two labels' faces: smooth, since they differ by much, and as symmetric as they are."""
+    """The flow between two labels' faces, which are symmetric.
+
+    It is short and smooth: a closed mouth holds nothing that an open one could be made of, and a long way would
+    draw what lies next to it over the chin.
+    """
     offsets = flow(target, source, smooth=10.0)
-    return np.asarray((offsets + offsets[:, ::-1] * np.array([-1, 1], np.float32)) / 2, dtype=np.float32)
+    symmetric = (offsets + offsets[:, ::-1] * np.array([-1, 1], np.float32)) / 2
+    return blurred(limited(symmetric, 5.0), 4.0)
 
 
 class Morph:

@@ -1,8 +1,8 @@
 """Where FER+ pictures lie relative to what a face detector finds in them.
 
-A FER+ picture is a crop already, and the face encoder learns from such crops. So that a camera's face is cropped
-in the same way, each detector is shown FER+ pictures inside a larger picture, as a camera would show the face.
-The medians over many of them go into the manifest.
+A FER+ picture is a crop already, and the face encoder learns from such crops. So that a camera's face is
+cropped in the same way, each detector is shown FER+ pictures inside a larger picture, as a camera would show
+the face. The medians over many of them go into the manifest.
 
     python -m edgeemo_export.geometry --data ../shared/data
 """
@@ -79,6 +79,7 @@ def measure(images: NDArray[np.uint8], finders: Sequence[FaceFinder], seed: int 
     missing = [name for name, rows in boxes.items() if not rows]
     if missing:
         raise ValueError(f"no face was found in {len(images)} pictures by {', '.join(missing)}")
+    tables: dict[str, tuple[tuple[str, ...], list[tuple[float, ...]]]]
     tables = {name: (("scale", "dx", "dy"), rows) for name, rows in boxes.items()}
     if eyes:
         tables["eyes"] = (("distance", "y"), eyes)
@@ -117,19 +118,30 @@ def _named(names: tuple[str, ...], values: NDArray[np.float64]) -> dict[str, flo
     return {name: round(float(value), 4) for name, value in zip(names, values, strict=True)}
 
 
+def measure_corpus(data: Path, pictures: int = 3000, seed: int = 0) -> Measured:
+    """Measure YuNet and the cascade on pictures drawn from FER+ train.
+
+    Args:
+        data: the folder with ``ferplus`` and ``models``.
+        pictures: how many are drawn.
+        seed: of the draw.
+    """
+    faces = ferplus.read(data / "ferplus", "train")
+    # What the raters could not agree on is often no face, or not one that a detector should find.
+    usable = np.flatnonzero(faces.majority >= 0)
+    drawn = np.random.default_rng(seed).permutation(usable)[:pictures]
+    finders = (YuNetFinder(data / "models" / "face_detection_yunet_2023mar.onnx"), CascadeFinder())
+    return measure(faces.images[np.sort(drawn)], finders, seed)
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure YuNet and the cascade on FER+ train and print the result as JSON."""
     parser = argparse.ArgumentParser(prog="python -m edgeemo_export.geometry", description=main.__doc__)
     parser.add_argument("--data", type=Path, required=True, help="the folder with ferplus/ and models/")
-    parser.add_argument("--pictures", type=int, default=3000, help="how many are drawn (default: %(default)s)")
+    parser.add_argument("--pictures", type=int, default=3000, help="how many are drawn")
     parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args(arguments)
-    faces = ferplus.read(given.data / "ferplus", "train")
-    # What the raters could not agree on is often no face, or not one that a detector should find.
-    usable = np.flatnonzero(faces.majority >= 0)
-    drawn = np.random.default_rng(given.seed).permutation(usable)[: given.pictures]
-    finders = (YuNetFinder(given.data / "models" / "face_detection_yunet_2023mar.onnx"), CascadeFinder())
-    print(json.dumps(asdict(measure(faces.images[np.sort(drawn)], finders, given.seed)), indent=2))
+    print(json.dumps(asdict(measure_corpus(given.data, given.pictures, given.seed)), indent=2))
 
 
 if __name__ == "__main__":

@@ -13,18 +13,14 @@ from numpy.typing import NDArray
 
 
 class FakeCapture:
-    """Stands for cv2.VideoCapture: gives the pictures of `script` (None: a failed read), one per `gate` or freely."""
-
-    script: list[int | None]
-    opened: bool
-    count: int
+    """Stands for cv2.VideoCapture; what it gives is up to its bench."""
 
     def __init__(self, bench: CameraBench, device: int | str) -> None:
         self._bench = bench
         bench.devices.append(device)
         self.released = False
 
-    def isOpened(self) -> bool:  # noqa: N802
+    def isOpened(self) -> bool:
         return self._bench.opens
 
     def read(self) -> tuple[bool, NDArray[np.uint8] | None]:
@@ -37,14 +33,14 @@ class FakeCapture:
 
 
 class CameraBench:
-    """What the fake captures of one test have in common: picture k is all of level k."""
+    """What the cameras of one test give: pictures of these levels, None a failed read, -1 a pause."""
 
     def __init__(self, *levels: int | None, opens: bool = True) -> None:
         self.opens = opens
         self.devices: list[int | str] = []
         self.released = 0
         self.exhausted = threading.Event()
-        self.go_on = threading.Event()  # what comes after a 'pause' (-1) waits for it
+        self.go_on = threading.Event()  # ends the pause
         self._levels = list(levels)
 
     def next(self) -> int | None:
@@ -124,7 +120,7 @@ class SoundBench:
                 return found
         raise ValueError(f"No input device matching {device!r}")
 
-    def InputStream(self, **options: Any) -> FakeStream:  # noqa: N802
+    def InputStream(self, **options: Any) -> FakeStream:
         return FakeStream(self, **options)
 
     def clock(self) -> Callable[[], float]:

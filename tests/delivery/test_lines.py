@@ -124,7 +124,6 @@ def test_colour_changes_nothing_but_colour() -> None:
 @pytest.mark.parametrize(
     ("answers", "expected"),
     [
-        ([], "Nothing to answer: the source held no picture and no sound."),
         (
             [answer(0), answer(1), answer(2, "anger"), answer(3, None)],
             "In all: 50 % fear, 25 % anger, 25 % uncertain",

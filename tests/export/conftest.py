@@ -25,7 +25,7 @@ def _enliven(module: nn.Module, seed: int = 0) -> nn.Module:
         else:
             parameter.uniform_(0.5, 1.5, generator=random)
     for part in module.modules():
-        if isinstance(part, nn.BatchNorm2d):
+        if isinstance(part, nn.BatchNorm1d | nn.BatchNorm2d):
             assert part.running_mean is not None and part.running_var is not None
             part.running_mean.normal_(0.0, 0.5, generator=random)
             part.running_var.uniform_(0.5, 2.0, generator=random)

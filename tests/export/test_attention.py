@@ -5,9 +5,10 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import torch
+from torch import Tensor, nn
+
 from edgeemo_export.data.labels import LABELS, NORMS
 from edgeemo_export.systems.attention import AttentionFusion, CrossAttention, FacePool
-from torch import Tensor, nn
 
 WIDTH, SLOTS, TRACKS, CLASSES = 16, 7, 4, len(LABELS)
 TEMPERATURES = (1.5, 0.8, 1.25)
@@ -21,7 +22,7 @@ def new_fusion() -> AttentionFusion:
 
 @pytest.fixture
 def fusion(enliven: Callable[..., nn.Module]) -> AttentionFusion:
-    """A fusion as after training and calibration: the joint term, weights, bias, prior, temperatures are in use."""
+    """A fusion as after training and calibration, in which nothing is zero or one."""
     model = new_fusion()
     enliven(model, seed=1)
     random = torch.Generator().manual_seed(2)
@@ -78,9 +79,10 @@ def test_masked_slots_have_no_influence(fusion: AttentionFusion, held: float) ->
     filled = dict(given)
     for modality in ("face", "voice"):
         mask = given[f"{modality}_mask"][: len(given[f"{modality}_tokens"]), :, None]
-        noise = held * torch.rand(given[f"{modality}_tokens"].shape, generator=torch.Generator().manual_seed(4))
-        filled[f"{modality}_tokens"] = torch.where(mask > 0, given[f"{modality}_tokens"], noise)
-        assert not torch.equal(filled[f"{modality}_tokens"], given[f"{modality}_tokens"])
+        tokens = given[f"{modality}_tokens"]
+        noise = held * torch.rand(tokens.shape, generator=torch.Generator().manual_seed(4))
+        filled[f"{modality}_tokens"] = torch.where(mask > 0, tokens, noise)
+        assert not torch.equal(filled[f"{modality}_tokens"], tokens)
     assert_same(run(fusion, filled), run(fusion, given))
 
 
@@ -158,7 +160,8 @@ def test_tracks_with_one_voice_equal_single_calls(fusion: AttentionFusion) -> No
 
 def test_a_voice_for_each_row_equals_single_calls(fusion: AttentionFusion) -> None:
     given = window()
-    given["voice_tokens"] = torch.randn(TRACKS, SLOTS, WIDTH, generator=torch.Generator().manual_seed(5)).relu()
+    random = torch.Generator().manual_seed(5)
+    given["voice_tokens"] = torch.randn(TRACKS, SLOTS, WIDTH, generator=random).relu()
     together = run(fusion, given)
     for row in range(TRACKS):
         single = {name: value[row : row + 1] for name, value in given.items()}
@@ -168,9 +171,7 @@ def test_a_voice_for_each_row_equals_single_calls(fusion: AttentionFusion) -> No
 # Temperatures, prior, weights
 
 
-@pytest.mark.parametrize(
-    ("place", "changed"), [(0, "face_logits"), (1, "voice_logits"), (2, "logits")]
-)
+@pytest.mark.parametrize(("place", "changed"), [(0, "face_logits"), (1, "voice_logits"), (2, "logits")])
 def test_a_temperature_divides_its_logits_alone(fusion: AttentionFusion, place: int, changed: str) -> None:
     given = window()
     before = run(fusion, given)

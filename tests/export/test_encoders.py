@@ -8,13 +8,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from edgeemo_export.encoders.face import FaceEncoder, FaceFrontEnd
-from edgeemo_export.encoders.residual import ResidualBlock, fold_batch_norms, trunk
-from edgeemo_export.encoders.voice import AttentivePool, LogMel, VoiceEncoder, mel_filters
 from numpy.typing import NDArray
 from torch import nn
 
 from edgeemo.capture.clip import read_sound
+from edgeemo_export.encoders.face import FaceEncoder, FaceFrontEnd
+from edgeemo_export.encoders.fold import fold_batch_norms
+from edgeemo_export.encoders.residual import ResidualBlock, trunk
+from edgeemo_export.encoders.voice import AttentivePool, LogMel, VoiceEncoder, mel_filters
 
 RATE = 16000
 FLOOR, SCALE, SHIFT = 1e-3, 0.22, 0.2  # of the log-mel: trained weights hold for these alone
@@ -242,6 +243,26 @@ def test_residual_block(
         before = block(x)
         assert before.shape == (2, outputs, *size)
         torch.testing.assert_close(fold_batch_norms(block)(x), before, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "layers",
+    [
+        [nn.Linear(5, 6), nn.BatchNorm1d(6)],
+        [nn.BatchNorm1d(5), nn.Linear(5, 6)],
+        [nn.BatchNorm1d(5), nn.Dropout(0.5), nn.Linear(5, 6), nn.BatchNorm1d(6), nn.ReLU()],
+        [nn.Unflatten(1, (1, 1, 5)), nn.Conv2d(1, 3, 1, bias=False), nn.BatchNorm2d(3), nn.ReLU()],
+        [nn.Sequential(nn.Linear(5, 4), nn.BatchNorm1d(4)), nn.ReLU(), nn.Linear(4, 2)],
+    ],
+    ids=["behind a linear layer", "before one", "around one", "behind a convolution", "inside"],
+)
+def test_folding_into_the_neighbour(layers: list[nn.Module], enliven: Enliven) -> None:
+    model = enliven(nn.Sequential(*layers))
+    x = torch.randn(4, 5, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        before = model(x)
+        torch.testing.assert_close(fold_batch_norms(model)(x), before, atol=1e-5, rtol=1e-5)
+    assert not any(isinstance(part, nn.BatchNorm1d | nn.BatchNorm2d) for part in model.modules())
 
 
 def test_new_residual_block_is_its_skip_path() -> None:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+
 from edgeemo_export.metrics import accuracies, temperature
 
 
@@ -24,9 +25,9 @@ def test_accuracies(predicted: list[int], truth: list[int], wa: float, ua: float
 @pytest.mark.parametrize("known", [0.5, 1.0, 1.7, 4.0])
 def test_temperature_is_recovered(known: float) -> None:
     random = torch.Generator().manual_seed(0)
-    calibrated = 1.5 * torch.randn(20_000, 7, generator=random)
+    calibrated = 1.5 * torch.randn(5000, 7, generator=random)
     truth = torch.multinomial(calibrated.softmax(1), 1, generator=random)[:, 0]
-    assert temperature(known * calibrated, truth) == pytest.approx(known, rel=0.05)
+    assert temperature(known * calibrated, truth) == pytest.approx(known, rel=0.06)
 
 
 @pytest.mark.parametrize(

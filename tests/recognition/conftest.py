@@ -4,6 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+
 from edgeemo.recognition.recognizer import Recognizer
 from tests.recognition.fakes import GEOMETRY, fake_model
 from tests.support.tiny import Tiny, write_bundle

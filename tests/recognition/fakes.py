@@ -1,4 +1,4 @@
-"""A tiny model whose graphs are numpy and count their calls, a finder that says what it is told, and a reference."""
+"""A tiny model whose graphs are numpy and count their calls, and the answers that it must give."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
 from edgeemo.inference.bundle import Bundle, GraphSpec
 from edgeemo.inference.graph import check_feeds
 from edgeemo.preprocess.face import Face
@@ -161,7 +162,12 @@ def close(values: Any, tolerance: float = 1e-5) -> Any:
 
 
 def reference(
-    tiny: Tiny, hops: int, faces: Mapping[int, Any], samples: Any, *, muted: Mapping[str, set[int]] | None = None
+    tiny: Tiny,
+    hops: int,
+    faces: Mapping[int, Any],
+    samples: Any,
+    *,
+    muted: Mapping[str, set[int]] | None = None,
 ) -> list[dict[str, float] | None]:
     """The probabilities of hops 0 to `hops` - 1 worked out from the definition, without a stream.
 

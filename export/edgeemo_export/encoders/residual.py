@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -53,24 +52,3 @@ def trunk(
         layers += [ResidualBlock(before, width, stride)]
         layers += [ResidualBlock(width, width) for _ in range(count - 1)]
     return nn.Sequential(*layers)
-
-
-@torch.no_grad()
-def fold_batch_norms(module: nn.Module) -> nn.Module:
-    """Fold each batch normalisation into the convolution before it, in place, for export.
-
-    The module must be in evaluation mode; its outputs stay the same up to rounding.
-    """
-    for child in module.children():
-        fold_batch_norms(child)
-    if isinstance(module, ResidualBlock):
-        module.conv1 = nn.utils.fuse_conv_bn_eval(module.conv1, module.norm1)
-        module.conv2 = nn.utils.fuse_conv_bn_eval(module.conv2, module.norm2)
-        module.norm1, module.norm2 = nn.Identity(), nn.Identity()  # type: ignore[assignment]
-    elif isinstance(module, nn.Sequential):
-        for place in range(len(module) - 1):
-            first, second = module[place], module[place + 1]
-            if isinstance(first, nn.Conv2d) and isinstance(second, nn.BatchNorm2d):
-                module[place] = nn.utils.fuse_conv_bn_eval(first, second)
-                module[place + 1] = nn.Identity()
-    return module

@@ -110,14 +110,18 @@ class VoiceEncoder(nn.Module):
         super().__init__()
         self.front = LogMel()
         self.trunk = trunk((2, 2), [24, 40, 72, 128], [1, 1, 1], [(2, 2), (2, 2), (2, 1)])
-        self.pool = AttentivePool(128)
-        self.drop = nn.Dropout(0.3)
-        self.project = nn.Linear(256, width)
+        # Frequency stays in the channels: where the energy lies, pitch above all, must survive the pooling over time.
+        self.pool = AttentivePool(4 * 128)
+        # Without the norms, pooled deviations of very different size keep the net from learning for many epochs.
+        self.project = nn.Sequential(
+            nn.BatchNorm1d(8 * 128), nn.Dropout(0.1), nn.Linear(8 * 128, width), nn.BatchNorm1d(width), nn.ReLU()
+        )
 
     def encode(self, mel: Tensor) -> Tensor:
         """Map log-mel ``[N, 1, bands, frames]`` to tokens ``[N, D]``."""
-        x = self.trunk(mel).mean(dim=2).transpose(1, 2)
-        return F.relu(self.project(self.drop(self.pool(x.float()))))
+        x = self.trunk(mel).flatten(1, 2).transpose(1, 2)
+        tokens: Tensor = self.project(self.pool(x.float()))
+        return tokens
 
     def forward(self, voice: Tensor) -> Tensor:
         """Map PCM ``[N, 16000]`` in [-1, 1] to tokens ``[N, D]``."""

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import hashlib
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +23,8 @@ from ..train import Schedule, fit
 from .face import FaceModel
 from .voice import VoiceModel
 
+Bank = TypeVar("Bank", FaceBank, VoiceBank)
+
 BATCH, STEPS = 256, 100
 SCHEDULE = Schedule(epochs=15, rate=1e-3, decay=0.05, average=0.998)
 DEVELOPMENT_PAIRS = 4000
@@ -31,7 +36,7 @@ def train(data: Path, folder: Path, face: FaceModel, voice: VoiceModel, schedule
 
     The voice's pooling and both classifiers start as the encoders' own; the voice's stay as they are.
     """
-    bank = _banks(data, folder, face, voice)
+    bank = banks(data, folder, face, voice)
     torch.manual_seed(schedule.seed)
     model = AttentionFusion(face.head.in_features, len(LABELS), [NORMS[name] for name in LABELS])
     model.face_head.load_state_dict(face.head.state_dict())
@@ -39,8 +44,8 @@ def train(data: Path, folder: Path, face: FaceModel, voice: VoiceModel, schedule
     model.voice_pool.load_state_dict(voice.pool.state_dict())
     for frozen in (model.voice_head, model.voice_pool):
         frozen.requires_grad_(False)
-    drawer = Drawer(bank["faces"], bank["voices"], confusion(voice, bank["develop_voices"]))
-    log_prior = natural_prior(bank["faces"])
+    drawer = Drawer(bank.faces, bank.voices, confusion(voice, bank.develop_voices))
+    log_prior = natural_prior(bank.faces)
 
     def batches(random: torch.Generator) -> Iterator[None]:
         return iter([None] * STEPS)
@@ -51,10 +56,10 @@ def train(data: Path, folder: Path, face: FaceModel, voice: VoiceModel, schedule
 
     def develop(model: nn.Module) -> Mapping[str, float]:
         assert isinstance(model, AttentionFusion)
-        return score(model, bank["develop_faces"], bank["develop_voices"])
+        return score(model, bank.develop_faces, bank.develop_voices)
 
     model = fit(model, batches, STEPS, loss, develop, schedule, folder)  # type: ignore[assignment]
-    calibrate(model, bank["develop_faces"], bank["develop_voices"], log_prior)
+    calibrate(model, bank.develop_faces, bank.develop_voices, log_prior)
     return model
 
 
@@ -144,19 +149,40 @@ def _measure_of_prior(stills: Tensor, truth: Tensor, log_prior: Tensor) -> float
     return max((ua, measure) for wa, ua, measure in tried if wa >= best - GIVEN_UP)[1]
 
 
-def _banks(data: Path, folder: Path, face: FaceModel, voice: VoiceModel) -> dict[str, FaceBank | VoiceBank]:
-    """Tokens of both training and both development sets, kept in ``folder`` for a resumed run."""
-    path = folder / "tokens.pt"
+@dataclass(frozen=True)
+class Banks:
+    """Tokens of the training and of the development set."""
+
+    faces: FaceBank
+    develop_faces: FaceBank
+    voices: VoiceBank
+    develop_voices: VoiceBank
+
+
+def banks(data: Path, folder: Path, face: FaceModel, voice: VoiceModel) -> Banks:
+    """Encode both sets, or read back from ``folder`` what the same encoders gave before."""
+
+    def faces() -> list[FaceBank]:
+        splits = [(ferplus.read(data / "ferplus", name), copies) for name, copies in (("train", 4), ("develop", 1))]
+        return [bank_faces(face.encoder, pictures, copies, seed=1) for pictures, copies in splits]
+
+    def heard() -> list[VoiceBank]:
+        splits = [(voices.read(data, name), copies) for name, copies in (("train", 4), ("develop", 1))]
+        return [bank_voices(voice.encoder, clips, copies, seed=1) for clips, copies in splits]
+
+    folder.mkdir(parents=True, exist_ok=True)
+    return Banks(
+        *_stored(folder / "faces.pt", face.encoder, FaceBank, faces),
+        *_stored(folder / "voices.pt", voice.encoder, VoiceBank, heard),
+    )
+
+
+def _stored(path: Path, encoder: nn.Module, kind: type[Bank], make: Callable[[], list[Bank]]) -> list[Bank]:
+    digest = hashlib.sha256(b"".join(value.contiguous().numpy().tobytes() for value in encoder.state_dict().values())).hexdigest()
     if path.exists():
         stored = torch.load(path, weights_only=True)
-    else:
-        made = {
-            "faces": bank_faces(face.encoder, ferplus.read(data / "ferplus", "train"), 4, 1),
-            "develop_faces": bank_faces(face.encoder, ferplus.read(data / "ferplus", "develop"), 1, 1),
-            "voices": bank_voices(voice.encoder, voices.read(data, "train"), 4, 1),
-            "develop_voices": bank_voices(voice.encoder, voices.read(data, "develop"), 1, 1),
-        }
-        stored = {name: vars(bank) for name, bank in made.items()}
-        folder.mkdir(parents=True, exist_ok=True)
-        torch.save(stored, path)
-    return {name: (FaceBank if "face" in name else VoiceBank)(**parts) for name, parts in stored.items()}
+        if stored["encoder"] == digest:
+            return [kind(**parts) for parts in stored["banks"]]
+    made = make()
+    torch.save({"encoder": digest, "banks": [vars(bank) for bank in made]}, path)
+    return made

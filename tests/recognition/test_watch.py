@@ -1,0 +1,156 @@
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from edgeemo.capture.source import Frame, Sound
+from edgeemo.errors import EdgeEmoError, InputError
+from edgeemo.recognition.recognizer import Recognizer
+from edgeemo.recognition.watch import watch
+from tests.recognition.conftest import Build
+from tests.recognition.fakes import GEOMETRY, close
+from tests.support.tiny import Tiny
+
+
+class FakeSource:
+    """Gives the events that it was given, and knows whether it was closed."""
+
+    name = "fake source"
+    duration: float | None = None
+
+    def __init__(
+        self, *events: Frame | Sound, live: bool = False, modalities: tuple[str, ...] = ("face", "voice")
+    ) -> None:
+        self.events = events
+        self.live = live
+        self.modalities = modalities
+        self.stats: dict[str, int] = {}
+        self.closed = False
+
+    def __iter__(self) -> Iterator[Frame | Sound]:
+        return iter(self.events)
+
+    def close(self) -> None:
+        self.closed = True
+
+
+def sounds(tiny: Tiny, seconds: float, start: float = 0.0) -> list[Sound]:
+    return [
+        Sound(start + hop * 0.1, tiny.voice("fear", 0.1), tiny.sample_rate)
+        for hop in range(round(seconds * 10))
+    ]
+
+
+def frame(time: float, level: int = 100) -> Frame:
+    return Frame(time, lambda: np.full((60, 60, 3), level, np.uint8))
+
+
+def in_time(*events: Frame | Sound) -> list[Frame | Sound]:
+    return sorted(events, key=lambda event: event.time)
+
+
+def test_a_file_is_answered_to_its_end_and_closed(model: Recognizer, tiny: Tiny) -> None:
+    source = FakeSource(*in_time(*sounds(tiny, 2.0), *[frame(hop / 30) for hop in range(30)]))
+    emotions = list(watch(source, model=model))
+    assert [emotion.time for emotion in emotions] == close([(hop + 1) * 0.1 for hop in range(20)])
+    assert source.closed
+    assert emotions[9].modalities == ("face", "voice") and emotions[-1].modalities == ("voice",)
+
+
+def test_answers_come_while_the_file_is_read(model: Recognizer, tiny: Tiny) -> None:
+    read = []
+
+    class Source(FakeSource):
+        def __iter__(self) -> Iterator[Frame | Sound]:
+            for event in self.events:
+                read.append(event.time)
+                yield event
+
+    # The pictures end early: no answer waits for them, or for the end.
+    source = Source(*in_time(frame(0.0), *sounds(tiny, 100.0)))
+    for count, emotion in enumerate(watch(source, model=model), start=1):
+        assert read[-1] <= emotion.time + 0.2, count
+    assert count == 1000
+
+
+def test_a_file_without_sound_says_so(model: Recognizer) -> None:
+    source = FakeSource(frame(0.0), frame(0.1), modalities=("face",))
+    assert [emotion.reasons for emotion in watch(source, model=model)] == [("silence",)] * 2
+
+
+def test_a_live_source_waits_200_ms(model: Recognizer, tiny: Tiny) -> None:
+    events = [frame(0.0), *sounds(tiny, 0.5), frame(0.15), frame(0.45)]
+    source = FakeSource(*events, live=True)
+    emotions = list(watch(source, model=model))
+    assert len(emotions) == 5
+    # The voice was at 0.5 s when the picture of 0.15 s came: hops up to 0.3 s were answered.
+    assert ["no face" in emotion.reasons for emotion in emotions] == [False, True, True, True, False]
+
+
+def test_the_source_is_closed_when_the_caller_stops(model: Recognizer, tiny: Tiny) -> None:
+    source = FakeSource(*sounds(tiny, 1.0), modalities=("voice",))
+    answers = watch(source, model=model)
+    next(answers)
+    answers.close()  # type: ignore[attr-defined]
+    assert source.closed
+
+
+def test_the_source_is_closed_when_the_model_cannot_be_loaded(tmp_path: Path) -> None:
+    source = FakeSource(frame(0.0))
+    with pytest.raises(EdgeEmoError):
+        next(watch(source, bundle=tmp_path))
+    assert source.closed
+
+
+def test_bad_pieces_are_left_out_logged_once_and_counted(
+    model: Recognizer, tiny: Tiny, caplog: pytest.LogCaptureFixture
+) -> None:
+    def broken() -> Any:
+        raise OSError("no data")
+
+    bad = [Sound(0.1 * hop, np.full(10, np.nan, np.float32), 8000) for hop in range(3)]
+    source = FakeSource(*in_time(*sounds(tiny, 0.5), *bad, Frame(0.25, broken), frame(0.35)))
+    with caplog.at_level(logging.INFO, "edgeemo"):
+        emotions = list(watch(source, model=model))
+    assert len(emotions) == 5 and source.stats["bad_chunks"] == 3
+    assert sum("NaN" in record.message for record in caplog.records) == 1
+    assert "1 bad_frames" in caplog.text
+
+
+def test_the_hop_is_that_of_the_bundle_or_a_multiple(model: Recognizer, tiny: Tiny) -> None:
+    for hop, count in ((None, 10), (0.2, 5), (0.5, 2)):
+        source = FakeSource(*sounds(tiny, 1.0), modalities=("voice",))
+        assert len(list(watch(source, model=model, hop=hop))) == count
+
+
+def test_nothing_that_the_model_reads_is_an_error(build: Build) -> None:
+    model = build(Tiny(modalities=("voice",)))
+    source = FakeSource(frame(0.0), modalities=("face",))
+    with pytest.raises(InputError, match="fake source: it holds face only; the bundle tiny reads voice"):
+        list(watch(source, model=model))
+    assert source.closed
+
+
+def test_no_source_or_two(model: Recognizer) -> None:
+    with pytest.raises(InputError, match="no source"):
+        next(watch(model=model))
+    with pytest.raises(InputError, match="either"):
+        next(watch(FakeSource(), camera=0, model=model))
+
+
+@pytest.mark.slow
+def test_a_real_clip(data: Path, tmp_path: Path, tiny: Tiny) -> None:
+    from tests.support.tiny import write_bundle
+
+    geometry = {**GEOMETRY, **{name: {"scale": 1.2, "dx": 0.0, "dy": 0.0} for name in ("cascade", "yunet")}}
+    folder = write_bundle(tmp_path / "bundle", tiny, geometry=geometry)
+    clip = sorted((data / "ravdess_video").glob("*.mp4"))[0]
+    emotions = list(watch(clip, bundle=folder))
+    assert 30 <= len(emotions) <= 50
+    assert sum(emotion.modalities == ("face", "voice") for emotion in emotions) > 15
+    assert {emotion.track for emotion in emotions if emotion.track is not None} == {1}
