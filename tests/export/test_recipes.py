@@ -133,7 +133,7 @@ def test_seed_reaches_each_part(corpora: set[str], monkeypatch: pytest.MonkeyPat
 def test_face_learns_bars(corpora: set[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     # Directions do not survive mirroring and rolling, so the pictures are left as they are.
     monkeypatch.setattr(face, "jitter", lambda images, random: images.float()[..., None])
-    face.train(tmp_path, tmp_path, Schedule(epochs=15, rate=3e-3, average=0.9))
+    face.train(tmp_path, tmp_path, Schedule(epochs=10, rate=3e-3, average=0.9))
     lines = [json.loads(line) for line in (tmp_path / "curve.jsonl").read_text().splitlines()]
     assert lines[-1]["loss"] < 0.7 * lines[0]["loss"]
     assert lines[-1]["ua_balanced"] > 0.5
