@@ -376,7 +376,7 @@ def test_run_answers_a_clip_from_its_start_to_its_end(
     assert cli.main(["run", str(cli.DEMO), "--bundle", str(bundle), "--json"]) == 0
     out, err = capsys.readouterr()
     answers = [json.loads(line) for line in out.splitlines()]
-    times = [one["time"] for one in answers]
+    times = sorted({one["time"] for one in answers})  # one or more faces per hop
     with contextlib.closing(capture_source.open_source(cli.DEMO)) as clip:
         duration = clip.duration
     assert err == ""
@@ -469,6 +469,6 @@ def test_demo(bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["demo", "--bundle", str(bundle)]) == 0
     out = capsys.readouterr().out
     assert str(cli.DEMO) in out
-    assert out.splitlines()[-1].startswith("In all: ")
+    assert out.splitlines()[-1].startswith("In all")
     assert cli.main(["demo", "--bundle", str(bundle), "--json"]) == 0
     assert len(json.loads(capsys.readouterr().out)["emotions"]) > 100

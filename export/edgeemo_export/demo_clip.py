@@ -387,11 +387,12 @@ def toned(face: Picture) -> Picture:
 def morph_flow(target: Picture, source: Picture) -> Picture:
     """The flow between two labels' faces, which are symmetric.
 
-    It is short and smooth: a closed mouth holds nothing that an open one could be made of, and a long way would
-    draw what lies next to it over the chin.
+    It is short and smooth: a closed mouth holds nothing that an open one could be made of, and a long way
+    would draw what lies next to it over the chin.
     """
     offsets = flow(target, source, smooth=10.0)
-    symmetric = (offsets + offsets[:, ::-1] * np.array([-1, 1], np.float32)) / 2
+    mirrored = offsets[:, ::-1] * np.array([-1, 1], np.float32)
+    symmetric = np.asarray((offsets + mirrored) / 2, dtype=np.float32)
     return blurred(limited(symmetric, 5.0), 4.0)
 
 

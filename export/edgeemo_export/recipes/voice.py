@@ -51,12 +51,14 @@ def train(data: Path, folder: Path, schedule: Schedule = SCHEDULE) -> VoiceModel
     clips = [clip for clip in voices.read(data, "train") for _ in range(REPEATS.get(clip.corpus, 1))]
     torch.manual_seed(schedule.seed)
     model = VoiceModel().to(memory_format=torch.channels_last)
-    takes = record(model.encoder.front, clips, schedule.seed)
+    takes: list[list[Tensor]] = []
     targets = F.one_hot(torch.tensor([LABELS.index(clip.label) for clip in clips]), len(LABELS)).float()
     prior = targets.mean(dim=0).log()
     steps = len(clips) // BATCH
 
     def batches(random: torch.Generator) -> Iterator[Tensor]:
+        if not takes:  # a finished run that is only read back needs none
+            takes.extend(record(model.encoder.front, clips, schedule.seed))
         order = torch.randperm(len(clips), generator=random)
         return iter(order[: steps * BATCH].split(BATCH))
 
