@@ -10,12 +10,13 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-import edgeemo
 import numpy as np
 import torch
+from numpy.typing import NDArray
+
+import edgeemo
 from edgeemo.inference.bundle import describe_files
 from edgeemo_calibration import measure, write_encodings
-from numpy.typing import NDArray
 
 from . import geometry, to_onnx
 from .data import ferplus, sounds, voices
@@ -28,7 +29,8 @@ from .recipes.default import Trained
 
 NAME, LICENCE, HOP = "edgeemo-default", "CC-BY-NC-SA-4.0", 0.1
 NOTICE = (
-    "The weights are for non-commercial use: RAVDESS and nEMO, which they were trained on, are CC BY-NC-SA 4.0. "
+    "The weights are for non-commercial use: RAVDESS and nEMO, which they were trained on, are "
+    "CC BY-NC-SA 4.0. "
     "Do not infer emotions of people at work or in education: the EU AI Act prohibits it (Art. 5(1)(f)). "
     "Tell the people whose emotions are inferred (Art. 50(3))."
 )
@@ -46,25 +48,38 @@ def write(trained: Trained, data: Path, folder: Path, seed: int = 0) -> None:
     """
     folder.mkdir(parents=True, exist_ok=True)
     width = trained.face.head.in_features
-    encoders = {"face": fold_batch_norms(trained.face.encoder.eval()), "voice": fold_batch_norms(trained.voice.encoder.eval())}
+    encoders = {
+        "face": fold_batch_norms(trained.face.encoder.eval()),
+        "voice": fold_batch_norms(trained.voice.encoder.eval()),
+    }
     to_onnx.write(
-        encoders["face"], {"face": torch.randint(0, 255, (3, 48, 48, 1), dtype=torch.uint8)}, ["tokens"],
-        folder / "face.fp32.onnx", batched=("face",),
+        encoders["face"],
+        {"face": torch.randint(0, 255, (3, 48, 48, 1), dtype=torch.uint8)},
+        ["tokens"],
+        folder / "face.fp32.onnx",
+        batched=("face",),
     )
     to_onnx.write(
-        encoders["voice"], {"voice": torch.randn(1, VoiceEncoder.context) * 0.05}, ["tokens"], folder / "voice.fp32.onnx"
+        encoders["voice"],
+        {"voice": torch.randn(1, VoiceEncoder.context) * 0.05},
+        ["tokens"],
+        folder / "voice.fp32.onnx",
     )
     tracks, few = torch.rand(3, SLOTS).round(), torch.rand(3, SLOTS).round()
     few[1], tracks[2] = 0.0, 0.0
     to_onnx.write(
         trained.fusion,
         {
-            "face_tokens": torch.rand(3, SLOTS, width), "face_mask": tracks,
-            "voice_tokens": torch.rand(1, SLOTS, width), "voice_mask": few,
+            "face_tokens": torch.rand(3, SLOTS, width),
+            "face_mask": tracks,
+            "voice_tokens": torch.rand(1, SLOTS, width),
+            "voice_mask": few,
         },
         ["logits", "valence_arousal", "face_logits", "voice_logits"],
-        folder / "fusion.fp32.onnx", batched=("face_tokens", "face_mask", "voice_mask"),
+        folder / "fusion.fp32.onnx",
+        batched=("face_tokens", "face_mask", "voice_mask"),
     )
+    feeds: dict[str, Iterator[dict[str, NDArray[Any]]]]
     feeds = {"face": face_feeds(data, seed), "voice": voice_feeds(data, seed)}
     for name, items in feeds.items():
         table = measure(folder / f"{name}.fp32.onnx", items, method="percentile")
@@ -84,7 +99,7 @@ def write_manifest(folder: Path, manifest: dict[str, Any]) -> None:
     Path(file.name).replace(folder / "manifest.json")
 
 
-def face_feeds(data: Path, seed: int) -> Iterator[dict[str, NDArray[np.uint8]]]:
+def face_feeds(data: Path, seed: int) -> Iterator[dict[str, NDArray[Any]]]:
     """Training pictures for calibration: as many of each label, half of them jittered."""
     faces = ferplus.read(data / "ferplus", "train")
     draw = np.random.default_rng(seed)
@@ -92,13 +107,15 @@ def face_feeds(data: Path, seed: int) -> Iterator[dict[str, NDArray[np.uint8]]]:
     each = CALIBRATION_ITEMS // len(LABELS)
     for label in range(len(LABELS)):
         rows = draw.permutation(np.flatnonzero(faces.majority == label))
-        rows = np.resize(rows, each)  # the rarest label has fewer: some of its pictures come twice, jittered otherwise
+        rows = np.resize(
+            rows, each
+        )  # the rarest label has fewer: some of its pictures come twice, jittered otherwise
         plain = faces.images[rows[: each // 2], :, :, None]
-        moved = jitter(torch.from_numpy(faces.images[rows[each // 2:]]), random)
+        moved = jitter(torch.from_numpy(faces.images[rows[each // 2 :]]), random)
         yield {"face": np.concatenate([plain, moved.round().byte().numpy()])}
 
 
-def voice_feeds(data: Path, seed: int) -> Iterator[dict[str, NDArray[np.float32]]]:
+def voice_feeds(data: Path, seed: int) -> Iterator[dict[str, NDArray[Any]]]:
     """One-second contexts of training speakers for calibration, half of them distorted."""
     clips = voices.read(data, "train")
     random = torch.Generator().manual_seed(seed)
@@ -116,38 +133,56 @@ def describe(trained: Trained, crops: dict[str, Any], seed: int, width: int) -> 
     tokens, masks = ["float32", ["N", SLOTS, width]], ["float32", ["N", SLOTS]]
     classes = ["float32", ["N", len(LABELS)]]
     return {
-        "schema": 1, "name": NAME, "version": edgeemo.__version__, "licence": LICENCE, "notice": NOTICE,
-        "task": "categorical", "labels": list(LABELS), "modalities": ["face", "voice"], "hop": HOP, "window": HOP * SLOTS,
+        "schema": 1,
+        "name": NAME,
+        "version": edgeemo.__version__,
+        "licence": LICENCE,
+        "notice": NOTICE,
+        "task": "categorical",
+        "labels": list(LABELS),
+        "modalities": ["face", "voice"],
+        "hop": HOP,
+        "window": HOP * SLOTS,
         "face": {"size": [48, 48], "channels": 1, "geometry": crops},
         "voice": {"sample_rate": SAMPLE_RATE, "context": VoiceEncoder.context},
         "graphs": {
             "face": {
-                "mode": "append", "every": 1, "inputs": {"face": ["uint8", ["N", 48, 48, 1]]},
+                "mode": "append",
+                "every": 1,
+                "inputs": {"face": ["uint8", ["N", 48, 48, 1]]},
                 "outputs": {"tokens": ["float32", ["N", width]]},
                 "files": {encoding: f"face.{encoding}.onnx" for encoding in encodings},
             },
             "voice": {
-                "mode": "append", "every": 1, "inputs": {"voice": ["float32", [1, VoiceEncoder.context]]},
+                "mode": "append",
+                "every": 1,
+                "inputs": {"voice": ["float32", [1, VoiceEncoder.context]]},
                 "outputs": {"tokens": ["float32", [1, width]]},
                 "files": {encoding: f"voice.{encoding}.onnx" for encoding in encodings},
             },
             "fusion": {
-                "mode": "fuse", "every": 1,
+                "mode": "fuse",
+                "every": 1,
                 "inputs": {
-                    "face_tokens": tokens, "face_mask": masks,
-                    "voice_tokens": ["float32", [1, SLOTS, width]], "voice_mask": masks,
+                    "face_tokens": tokens,
+                    "face_mask": masks,
+                    "voice_tokens": ["float32", [1, SLOTS, width]],
+                    "voice_mask": masks,
                 },
                 "outputs": {
-                    "logits": classes, "valence_arousal": ["float32", ["N", 2]],
-                    "face_logits": classes, "voice_logits": classes,
+                    "logits": classes,
+                    "valence_arousal": ["float32", ["N", 2]],
+                    "face_logits": classes,
+                    "voice_logits": classes,
                 },
                 "files": {"fp32": "fusion.fp32.onnx"},
             },
         },
         "valence_arousal": {
             "derived": True,
-            "source": "no recording here is labelled with valence or arousal: these are the means that the probabilities give "
-            "over the ratings of the emotion words in Russell and Mehrabian (1977), Journal of Research in Personality 11, 273-294",
+            "source": "no recording here is labelled with valence or arousal: these are the means that the "
+            "probabilities give over the ratings of the emotion words in Russell and Mehrabian (1977), "
+            "Journal of Research in Personality 11, 273-294",
             "norms": {name: list(NORMS[name]) for name in LABELS},
         },
         "thresholds": {"confidence": 0.35, "silence_dbfs": -60.0, "dark": 25.0, "clipped": 0.01},
@@ -158,12 +193,16 @@ def describe(trained: Trained, crops: dict[str, Any], seed: int, width: int) -> 
         },
         "results": [],
         "provenance": {
-            "recipe": "edgeemo-export train, then edgeemo-export bundle", "seed": seed,
+            "recipe": "edgeemo-export train, then edgeemo-export bundle",
+            "seed": seed,
             "data": [
-                "FER+ train without every tenth picture", "RAVDESS actors 02-14", "nEMO EB0, IC0, KD0, KS0", "EmoDB 03, 08, 09",
+                "FER+ train without every tenth picture",
+                "RAVDESS actors 02-14",
+                "nEMO EB0, IC0, KD0, KS0",
+                "EmoDB 03, 08, 09",
             ],
             "development": ["every tenth picture of FER+ train", "RAVDESS actors 15 and 16", "EmoDB 10"],
-            "int8": f"symmetric, {CALIBRATION_ITEMS} items of the training splits for each encoder, percentile 99.99",
+            "int8": f"symmetric, percentile 99.99, {CALIBRATION_ITEMS} items of the training splits",
             "versions": {
                 "python": platform.python_version(),
                 **{name: metadata.version(name) for name in ("torch", "onnx", "onnxruntime", "numpy")},

@@ -20,20 +20,30 @@ def main(arguments: Sequence[str] | None = None) -> int:
     train.add_argument("--run", type=Path, default=Path("runs/default"), help="folder of states and curves")
     train.add_argument("--seed", type=int, default=0)
     train.add_argument("--threads", type=int, default=os.cpu_count() or 1)
-    bundle = verbs.add_parser("bundle", help="write a finished run as a bundle: graphs, INT8 encodings, manifest")
-    bundle.add_argument("--data", type=Path, required=True, help="folder of the corpora (INT8 calibration, crop geometry)")
+    bundle = verbs.add_parser(
+        "bundle", help="write a finished run as a bundle: graphs, INT8 encodings, manifest"
+    )
+    bundle.add_argument(
+        "--data", type=Path, required=True, help="folder of the corpora (INT8 calibration, crop geometry)"
+    )
     bundle.add_argument("--run", type=Path, default=Path("runs/default"))
     bundle.add_argument("--seed", type=int, default=0)
     bundle.add_argument("--out", type=Path, required=True, help="folder of the bundle")
     manifests = verbs.add_parser("manifests", help="write the test sets as manifests for edgeemo evaluate")
     manifests.add_argument("--data", type=Path, required=True)
     manifests.add_argument("--out", type=Path, required=True)
-    results = verbs.add_parser("results", help="measure a bundle on the test sets and write the figures where they are shown")
+    results = verbs.add_parser(
+        "results", help="measure a bundle on the test sets and write the figures where they are shown"
+    )
     results.add_argument("--data", type=Path, required=True)
     results.add_argument("--bundle", type=Path, required=True)
-    results.add_argument("--work", type=Path, default=Path("runs/results"), help="folder for the manifests of the test sets")
+    results.add_argument(
+        "--work", type=Path, default=Path("runs/results"), help="folder for the manifests of the test sets"
+    )
     results.add_argument("--page", type=Path, help="results page to write")
-    results.add_argument("--documents", type=Path, nargs="*", default=[], help="documents whose marked part is rewritten")
+    results.add_argument(
+        "--documents", type=Path, nargs="*", default=[], help="documents whose marked part is rewritten"
+    )
     chosen = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s: %(message)s")
     try:

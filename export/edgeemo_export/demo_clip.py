@@ -436,7 +436,9 @@ class Scene:
         size = HEIGHT + 2 * self.MARGIN, WIDTH + 2 * self.MARGIN
         body, alpha = np.zeros((*size, 3), np.float32), np.zeros(size, np.float32)
         x, y = size[1] // 2, size[0] // 2 + 6
-        hair, neck_skin, cloth = np.array([36, 43, 54]), skin(np.array(0.47)), np.array([104, 84, 66])
+        # The neck is in the shadow of the chin: as light as the face, it looks to the cascade like a second
+        # face.
+        hair, neck_skin, cloth = np.array([36, 43, 54]), skin(np.array(0.36)), np.array([104, 84, 66])
         neck = np.array([[-46, 60], [46, 60], [54, 220], [-54, 220]], dtype=np.int32)
         parts: list[tuple[Any, NDArray[Any], float]] = [
             (cv2.ellipse2Poly((x, y - 36), (91, 116), 0, 0, 360, 2), hair, 3.0),

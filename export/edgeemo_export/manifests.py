@@ -20,9 +20,9 @@ def write_all(data: Path, folder: Path) -> dict[str, Path]:
     """Write the manifests of every test set under ``folder``.
 
     Returns:
-        The manifest of each set: ``ferplus`` (cropped pictures), ``ravdess``, ``emodb`` and ``nemo`` (voices), ``pairs`` (a
-        cropped FER+ test picture with a RAVDESS or EmoDB test voice of the same label) and ``clips`` (actor 01, camera pictures
-        with the voice of the same recording).
+        The manifest of each set: ``ferplus`` (cropped pictures), ``ravdess``, ``emodb`` and ``nemo``
+        (voices), ``pairs`` (a cropped FER+ test picture with a RAVDESS or EmoDB test voice of the same
+        label) and ``clips`` (actor 01, camera pictures with the voice of the same recording).
     """
     folder.mkdir(parents=True, exist_ok=True)
     pictures = _write_pictures(data, folder / "ferplus-test")
@@ -31,7 +31,9 @@ def write_all(data: Path, folder: Path) -> dict[str, Path]:
     for corpus in ("ravdess", "emodb", "nemo"):
         rows = [_voice(clip) for clip in tests if clip.corpus == corpus]
         manifests[corpus] = _write(folder / f"{corpus}.csv", rows)
-    manifests["pairs"] = _write(folder / "pairs.csv", pairs(pictures, [c for c in tests if c.corpus != "nemo"]))
+    manifests["pairs"] = _write(
+        folder / "pairs.csv", pairs(pictures, [c for c in tests if c.corpus != "nemo"])
+    )
     manifests["clips"] = _write(folder / "clips.csv", audio_visual(data))
     return manifests
 
@@ -41,7 +43,10 @@ def pairs(pictures: list[dict[str, str]], clips: list[voices.Clip], seed: int = 
     faces = torch.tensor([LABELS.index(row["label"]) for row in pictures])
     heard = torch.tensor([LABELS.index(clip.label) for clip in clips])
     seen, said = pair_by_label(faces, heard, PAIRS, torch.Generator().manual_seed(seed))
-    return [{**_voice(clips[b]), "face": pictures[a]["face"]} for a, b in zip(seen.tolist(), said.tolist(), strict=True)]
+    return [
+        {**_voice(clips[b]), "face": pictures[a]["face"]}
+        for a, b in zip(seen.tolist(), said.tolist(), strict=True)
+    ]
 
 
 def audio_visual(data: Path) -> list[dict[str, str]]:
@@ -50,7 +55,14 @@ def audio_visual(data: Path) -> list[dict[str, str]]:
     for folder in sorted((data / "ravdess_faces").iterdir()):
         voice = data / "ravdess_speech" / "actor_01" / f"03{folder.name[2:]}.flac"
         label = RAVDESS[folder.name.split("-")[2]]
-        rows.append({"label": label, "speaker": "ravdess-01", "face": str(folder.resolve()), "voice": str(voice.resolve())})
+        rows.append(
+            {
+                "label": label,
+                "speaker": "ravdess-01",
+                "face": str(folder.resolve()),
+                "voice": str(voice.resolve()),
+            }
+        )
     return rows
 
 

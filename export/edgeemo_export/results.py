@@ -9,13 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import edgeemo
 import numpy as np
+from numpy.typing import NDArray
+
+import edgeemo
 from edgeemo.errors import InputError
 from edgeemo.evaluate import evaluate
 from edgeemo.figures import Report
-from edgeemo.recognition.recognizer import Recognizer
-from numpy.typing import NDArray
 
 from . import bundle as bundles
 from . import manifests
@@ -29,7 +29,10 @@ SETS = {
     "ravdess": ("RAVDESS, actors 17-20", "voice"),
     "emodb": ("EmoDB, speakers 11-14", "voice"),
     "nemo": ("nEMO, MP0, SM0, WR0", "voice"),
-    "pairs": ("label-matched pairs, FER+ valid with RAVDESS 17-20 and EmoDB 11-14", "face, cropped, and voice"),
+    "pairs": (
+        "label-matched pairs, FER+ valid with RAVDESS 17-20 and EmoDB 11-14",
+        "face, cropped, and voice",
+    ),
     "clips": ("audio-visual clips, RAVDESS actor 01", "camera pictures and voice"),
 }
 
@@ -59,8 +62,12 @@ def ua(truth: NDArray[np.int64], answers: NDArray[np.int64], labels: int) -> flo
 
 
 def bootstrap_ua(
-    truth: NDArray[np.int64], answers: NDArray[np.int64], labels: int,
-    baseline: NDArray[np.int64] | None = None, draws: int = DRAWS, seed: int = 0,
+    truth: NDArray[np.int64],
+    answers: NDArray[np.int64],
+    labels: int,
+    baseline: NDArray[np.int64] | None = None,
+    draws: int = DRAWS,
+    seed: int = 0,
 ) -> Interval:
     """UA, or its difference from a baseline's on the same items, with a percentile bootstrap over items.
 
@@ -123,7 +130,9 @@ def write(folder: Path, data: Path, work: Path, page: Path | None, documents: Se
 def _marked(document: Path) -> tuple[str, str]:
     text = document.read_text()
     if text.count(BEGIN) != 1 or text.count(END) != 1:
-        raise InputError(f"{document}: it should have the lines {BEGIN} and {END} once each, around the figures")
+        raise InputError(
+            f"{document}: it should have the lines {BEGIN} and {END} once each, around the figures"
+        )
     return text.split(BEGIN)[0], text.split(END)[1]
 
 
@@ -140,13 +149,17 @@ def _entry(name: str, precision: str, report: Report) -> dict[str, Any]:
 
 
 def _table(entries: Sequence[dict[str, Any]]) -> str:
-    lines = ["| test set | given | precision | n | WA | UA | ECE | UA of the face, of the voice, of both added |", "|---" * 8 + "|"]
+    lines = [
+        "| test set | given | precision | n | WA | UA | ECE | UA of the face, of the voice, of both added |",
+        "|---" * 8 + "|",
+    ]
     for entry in entries:
         alone = ""
         if "single" in entry:
             alone = ", ".join(f"{value:.3f}" for value in (*entry["single"].values(), entry["late"]))
         figures = " | ".join(f"{entry[key]:.3f}" for key in ("wa", "ua", "ece"))
-        lines.append(f"| {entry['data']} | {entry['given']} | {entry['precision']} | {entry['n']} | {figures} | {alone} |")
+        named = " | ".join(str(entry[key]) for key in ("data", "given", "precision", "n"))
+        lines.append(f"| {named} | {figures} | {alone} |")
     return "\n".join(lines)
 
 
@@ -154,7 +167,11 @@ def _section(name: str, reports: dict[str, Report]) -> str:
     """Intervals, recalls and what fusion and INT8 make of one test set."""
     report = reports["int8"]
     truth, answers = _answers(report, None)
-    lines = [f"## {SETS[name][0]}", "", f"INT8: UA {bootstrap_ua(truth, answers, len(report.labels))}, {report.absent} without an answer."]
+    lines = [
+        f"## {SETS[name][0]}",
+        "",
+        f"INT8: UA {bootstrap_ua(truth, answers, len(report.labels))}, {report.absent} without an answer.",
+    ]
     recalls = ", ".join(f"{label} {value:.2f}" for label, value in report.recall.items())
     lines += [f"Recall: {recalls}.", f"INT8 keeps {report.wa / reports['fp32'].wa:.1%} of the WA of FP32."]
     if report.single is not None:
@@ -166,30 +183,43 @@ def _section(name: str, reports: dict[str, Report]) -> str:
 
 
 def _answers(report: Report, which: str | None) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """True labels and answers of the fusion (None), of one modality, or of the added log-probabilities ('late')."""
+    """True labels, and answers of the fusion (None), of one modality or of their sum ('late')."""
     truth, answers = [], []
     for item in report.items:
         alone = item.emotion.by_modality
         if which is None:
             scores = item.emotion.probabilities
         elif which == "late":
-            scores = {
-                label: sum(float(np.log(max(table[label], 1e-12))) for table in alone.values()) for label in report.labels
-            } if alone else None
+            scores = (
+                {
+                    label: sum(float(np.log(max(table[label], 1e-12))) for table in alone.values())
+                    for label in report.labels
+                }
+                if alone
+                else None
+            )
         else:
             scores = alone.get(which)
         truth.append(report.labels.index(item.label))
-        answers.append(-1 if not scores else report.labels.index(max(scores, key=lambda label: scores[label])))
+        answers.append(
+            -1 if not scores else report.labels.index(max(scores, key=lambda label: scores[label]))
+        )
     return np.array(truth), np.array(answers)
 
 
 def _page(manifest: dict[str, Any], table: str, sections: Sequence[str]) -> str:
     provenance = manifest["provenance"]
-    return "\n\n".join([
-        f"# Results of {manifest['name']} {manifest['version']}",
-        "Written by `edgeemo-export results`; one trained model, seed "
-        f"{provenance['seed']}. Splits are by speaker: trained on {'; '.join(provenance['data'])}; "
-        f"thresholds, temperatures and weights chosen on {'; '.join(provenance['development'])}. Intervals are 95 % "
-        f"percentile bootstrap intervals over the items ({DRAWS:,} draws).",
-        table, *sections,
-    ]) + "\n"
+    return (
+        "\n\n".join(
+            [
+                f"# Results of {manifest['name']} {manifest['version']}",
+                "Written by `edgeemo-export results`; one trained model, seed "
+                f"{provenance['seed']}. Splits are by speaker. Trained on {'; '.join(provenance['data'])}; "
+                f"temperatures and the measure of the prior chosen on {'; '.join(provenance['development'])}. "
+                f"Intervals are 95 % percentile bootstrap intervals over the items ({DRAWS:,} draws).",
+                table,
+                *sections,
+            ]
+        )
+        + "\n"
+    )

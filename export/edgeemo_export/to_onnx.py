@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -22,7 +21,11 @@ class ExportError(RuntimeError):
 
 
 def write(
-    module: nn.Module, inputs: Mapping[str, Tensor], outputs: list[str], path: Path, batched: tuple[str, ...] = ()
+    module: nn.Module,
+    inputs: Mapping[str, Tensor],
+    outputs: list[str],
+    path: Path,
+    batched: tuple[str, ...] = (),
 ) -> None:
     """Write ``module`` in evaluation mode to ``path`` and compare the file with it.
 
@@ -39,23 +42,34 @@ def write(
     module.eval()
     rows = torch.export.Dim("N", min=1, max=64)
     shapes = {name: ({0: rows} if name in batched else {}) for name in inputs}
-    buffer = io.BytesIO()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         program = torch.onnx.export(
-            module, tuple(inputs.values()), dynamo=True, opset_version=OPSET, input_names=list(inputs), output_names=outputs,
-            dynamic_shapes=tuple(shapes.values()) if batched else None, verbose=False,
+            module,
+            tuple(inputs.values()),
+            dynamo=True,
+            opset_version=OPSET,
+            input_names=list(inputs),
+            output_names=outputs,
+            dynamic_shapes=tuple(shapes.values()) if batched else None,
+            verbose=False,
         )
         assert program is not None
-        program.save(buffer)
-    model = _clean(onnx.load_from_string(buffer.getvalue()))
+    model = _clean(program.model_proto)
     onnx.save(model, path)
     _compare(module, inputs, path)
 
 
 def _clean(model: onnx.ModelProto) -> onnx.ModelProto:
     """Drop what the exporter notes about the machine it ran on, and check versions."""
-    for item in [model, model.graph, *model.graph.node, *model.graph.value_info, *model.graph.input, *model.graph.output]:
+    for item in [
+        model,
+        model.graph,
+        *model.graph.node,
+        *model.graph.value_info,
+        *model.graph.input,
+        *model.graph.output,
+    ]:
         item.ClearField("metadata_props")
         item.ClearField("doc_string")
     for tensor in model.graph.initializer:
@@ -66,7 +80,10 @@ def _clean(model: onnx.ModelProto) -> onnx.ModelProto:
     model.ir_version = min(model.ir_version, HIGHEST_IR)
     opsets = {item.domain: item.version for item in model.opset_import if item.domain in ("", "ai.onnx")}
     if list(opsets.values()) not in ([17], [18]) or model.functions:
-        raise ExportError(f"the graph has opset {opsets} and {len(model.functions)} functions; it should have opset 17 or 18 and none")
+        raise ExportError(
+            f"the graph has opset {opsets} and {len(model.functions)} functions; "
+            "it should have opset 17 or 18 and none"
+        )
     onnx.checker.check_model(model, full_check=True)
     return model
 
@@ -80,4 +97,7 @@ def _compare(module: nn.Module, inputs: Mapping[str, Tensor], path: Path) -> Non
     for value, reference, output in zip(found, expected, session.get_outputs(), strict=True):
         worst = float(np.abs(value - reference.numpy()).max())
         if not worst <= TOLERANCE:
-            raise ExportError(f"{path.name}: output '{output.name}' differs from the module by {worst:.2g}; at most {TOLERANCE} is right")
+            raise ExportError(
+                f"{path.name}: output '{output.name}' differs from the module by {worst:.2g}; "
+                f"at most {TOLERANCE} is right"
+            )

@@ -73,9 +73,9 @@ def fit(
 ) -> nn.Module:
     """Fit ``model`` and give back the moving average of its weights.
 
-    The state after each epoch is kept in ``folder/state.pt``, so a run that was stopped goes on where it was; the curve is
-    appended to ``folder/curve.jsonl``. An epoch draws everything from a generator seeded with the schedule's seed and the
-    epoch's number, so a resumed run equals an uninterrupted one.
+    The state after each epoch is kept in ``folder/state.pt``, so a run that was stopped goes on where it
+    was; the curve is appended to ``folder/curve.jsonl``. An epoch draws everything from a generator seeded
+    with the schedule's seed and the epoch's number, so a resumed run equals an uninterrupted one.
 
     Args:
         model: fitted in place.
@@ -100,7 +100,7 @@ def fit(
                 group["lr"] = learning_rate(schedule, step, steps * schedule.epochs)
             value = loss(model, batch, random)
             adam.zero_grad()
-            value.backward()  # type: ignore[no-untyped-call]
+            value.backward()
             nn.utils.clip_grad_norm_(model.parameters(), 5.0)
             adam.step()
             _follow(averaged, model, min(schedule.average, (1.0 + step) / (10.0 + step)))
@@ -114,9 +114,8 @@ def fit(
 
 @torch.no_grad()
 def _follow(averaged: nn.Module, model: nn.Module, decay: float) -> None:
-    for mine, theirs in zip(averaged.parameters(), model.parameters(), strict=True):
-        mine.lerp_(theirs, 1.0 - decay)
-    for mine, theirs in zip(averaged.buffers(), model.buffers(), strict=True):
+    # Running means and variances of the norms follow as the weights do; counters are copied.
+    for mine, theirs in zip(averaged.state_dict().values(), model.state_dict().values(), strict=True):
         if mine.is_floating_point():
             mine.lerp_(theirs, 1.0 - decay)
         else:
@@ -124,9 +123,19 @@ def _follow(averaged: nn.Module, model: nn.Module, decay: float) -> None:
 
 
 def _keep(
-    folder: Path, epoch: int, figures: Mapping[str, float], model: nn.Module, averaged: nn.Module, adam: torch.optim.AdamW
+    folder: Path,
+    epoch: int,
+    figures: Mapping[str, float],
+    model: nn.Module,
+    averaged: nn.Module,
+    adam: torch.optim.AdamW,
 ) -> None:
-    state = {"epoch": epoch, "model": model.state_dict(), "averaged": averaged.state_dict(), "adam": adam.state_dict()}
+    state = {
+        "epoch": epoch,
+        "model": model.state_dict(),
+        "averaged": averaged.state_dict(),
+        "adam": adam.state_dict(),
+    }
     torch.save(state, folder / "state.new")
     (folder / "state.new").replace(folder / "state.pt")
     line = {name: round(value, 5) for name, value in figures.items()}

@@ -10,11 +10,11 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
-from edgeemo_calibration import CPU, TENSORRT, Activation, Encoding, Table, measure, write_encodings
-from edgeemo_calibration.encode import encode
 from onnx import TensorProto, helper, numpy_helper
 
 from edgeemo.errors import InputError
+from edgeemo_calibration import CPU, TENSORRT, Activation, Encoding, Table, measure, write_encodings
+from edgeemo_calibration.encode import encode
 
 Save = Callable[[onnx.ModelProto], Path]
 Feeds = list[dict[str, Any]]

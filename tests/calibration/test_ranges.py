@@ -8,11 +8,11 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
-from edgeemo_calibration import measure
-from edgeemo_calibration.ranges import Histogram
 from onnx import TensorProto, helper, numpy_helper
 
 from edgeemo.errors import InputError
+from edgeemo_calibration import measure
+from edgeemo_calibration.ranges import Histogram
 
 Save = Callable[[onnx.ModelProto], Path]
 Feeds = list[dict[str, Any]]

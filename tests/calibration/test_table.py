@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from edgeemo_calibration.table import Activation, Operator, Table, Weight, shortest
 
 from edgeemo.errors import InputError
+from edgeemo_calibration.table import Activation, Operator, Table, Weight, shortest
 
 TABLE = Table(
     method="percentile",

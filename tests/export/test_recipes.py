@@ -295,7 +295,9 @@ def test_calibration_finds_temperatures(monkeypatch: pytest.MonkeyPatch) -> None
     face_logits, voice_logits, both = 2.0 * calibrated(), 0.5 * calibrated(), 3.0 * calibrated()
     monkeypatch.setattr(model, "face_logits", lambda tokens, mask: face_logits)
     monkeypatch.setattr(model, "voice_logits", lambda tokens, mask: voice_logits)
-    monkeypatch.setattr(AttentionFusion, "forward", lambda self, *given: (both, None, None, None))
+    monkeypatch.setattr(
+        AttentionFusion, "forward", lambda self, *given: (both / self.temperatures[2], None, None, None)
+    )
     tokens, mask = torch.zeros(1, count, SLOTS, 8), torch.ones(1, count, SLOTS)
     shares = nn.functional.one_hot(truth, CLASSES).float()
     monkeypatch.setattr(

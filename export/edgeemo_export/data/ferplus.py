@@ -30,7 +30,7 @@ class Faces:
 
     @property
     def shares(self) -> NDArray[np.float32]:
-        """Share of each of the seven labels among the votes for them, ``[n, 7]``; a row without any is zero."""
+        """Share of each label among the votes for the seven, ``[n, 7]``; a row without any is zero."""
         kept = self.votes[:, [VOTES.index(name) for name in LABELS]].astype(np.float32)
         return np.asarray(kept / np.maximum(kept.sum(axis=1, keepdims=True), 1.0), dtype=np.float32)
 
@@ -38,7 +38,8 @@ class Faces:
     def majority(self) -> NDArray[np.int64]:
         """Label of the majority protocol, -1 where a picture is dropped, ``[n]``.
 
-        Dropped are pictures whose top vote is contempt, unknown or not-a-face, or holds no more than half of the votes.
+        Dropped are pictures whose top vote is contempt, unknown or not-a-face, or holds no more than half
+        of the votes.
         """
         top = self.votes.argmax(axis=1)
         share = self.votes.max(axis=1) / np.maximum(self.votes.sum(axis=1), 1)
@@ -51,7 +52,7 @@ class Faces:
 
 
 def read(folder: Path, split: str) -> Faces:
-    """Read ``'train'``, ``'develop'`` (every tenth picture of the corpus' train split) or ``'test'`` (its valid split)."""
+    """Read ``'train'``, ``'develop'`` (every tenth of the corpus' train) or ``'test'`` (its valid)."""
     with np.load(folder / ("valid.npz" if split == "test" else "train.npz"), allow_pickle=False) as file:
         faces = Faces(file["images"], file["votes"])
     if split == "test":

@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 
 def jitter(images: Tensor, random: torch.Generator) -> Tensor:
-    """Jitter crops the way detectors and cameras do: placement, roll, mirror, light, blur and something in the way.
+    """Jitter crops as detectors and cameras do: placement, roll, mirror, light, blur, cover.
 
     Args:
         images: ``[N, H, W]``, any type, grey levels in [0, 255].
@@ -60,7 +60,9 @@ def _blur(x: Tensor, random: torch.Generator) -> Tensor:
     chosen = torch.rand(len(x), generator=random) < 0.25
     if chosen.any():
         size = int(torch.randint(24, 44, (), generator=random))
-        small = F.interpolate(x[chosen], size=(size, size), mode="bilinear", antialias=True, align_corners=False)
+        small = F.interpolate(
+            x[chosen], size=(size, size), mode="bilinear", antialias=True, align_corners=False
+        )
         x = x.clone()
         x[chosen] = F.interpolate(small, size=x.shape[-2:], mode="bilinear", align_corners=False)
     return x

@@ -6,10 +6,11 @@ import math
 from pathlib import Path
 
 import torch
-from edgeemo.capture.clip import read_sound
-from edgeemo.preprocess.voice import Resampler
 from torch import Tensor
 from torch.nn import functional as F
+
+from edgeemo.capture.clip import read_sound
+from edgeemo.preprocess.voice import Resampler
 
 from ..encoders.voice import SAMPLE_RATE
 
@@ -19,13 +20,13 @@ SILENCE = 1e-3  # root mean square of a context below which the runtime masks it
 
 
 def load(path: Path) -> Tensor:
-    """Read a sound file as mono float32 at 16 kHz, ``[samples]``, through the runtime's own decoder and resampler."""
+    """Read a file as mono float32 at 16 kHz, ``[samples]``, by the runtime's decoder and resampler."""
     samples, rate = read_sound(path)
     return torch.from_numpy(Resampler(rate, SAMPLE_RATE).push(samples))
 
 
 def contexts(samples: Tensor) -> Tensor:
-    """The voice contexts of a clip as a stream cuts them: one second that ends at each hop, zeros before the start.
+    """The contexts of a clip as a stream cuts them: one second up to each hop, zeros before the start.
 
     Args:
         samples: ``[n]``.
@@ -42,7 +43,7 @@ def contexts(samples: Tensor) -> Tensor:
 
 
 def distort(samples: Tensor, random: torch.Generator) -> Tensor:
-    """Draw another take of a clip: speed, colour, room, noise and level, in the order in which a recording meets them.
+    """Draw another take of a clip: speed, room, colour, noise and level, in a recording's order.
 
     Args:
         samples: ``[n]``.
@@ -50,7 +51,9 @@ def distort(samples: Tensor, random: torch.Generator) -> Tensor:
     """
     draw = torch.rand(6, generator=random)
     speed = 0.88 + 0.24 * float(draw[0])
-    x = F.interpolate(samples[None, None], size=max(1, int(len(samples) / speed)), mode="linear", align_corners=False)[0, 0]
+    x = F.interpolate(
+        samples[None, None], size=max(1, int(len(samples) / speed)), mode="linear", align_corners=False
+    )[0, 0]
     if draw[1] < 0.3:
         x = _room(x, random)
     if draw[2] < 0.5:
@@ -88,7 +91,7 @@ def draw(windows: Tensor, count: int, random: torch.Generator) -> Tensor:
 
 
 def mask_mel(mel: Tensor, random: torch.Generator) -> Tensor:
-    """Hide one band of frequencies and one stretch of time in each picture (Park et al., 2019), ``[N, 1, bands, frames]``."""
+    """Hide a band and a stretch of time in each ``[N, 1, bands, frames]`` (Park et al., 2019)."""
     count, _, bands, frames = mel.shape
     for axis, size, widest in ((2, bands, 12), (3, frames, 14)):
         width = torch.rand(count, generator=random) * widest

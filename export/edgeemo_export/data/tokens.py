@@ -74,7 +74,7 @@ def bank_voices(encoder: nn.Module, clips: Sequence[voices.Clip], copies: int, s
             heard = sounds.contexts(sounds.distort(samples, random) if copy else samples)[-SLOTS:]
             made = encoder(heard).float()
             tokens.append(torch.cat([made.new_zeros(SLOTS - len(made), made.shape[1]), made]))
-            masks[copy, place, SLOTS - len(made):] = 1.0
+            masks[copy, place, SLOTS - len(made) :] = 1.0
     stacked = torch.stack(tokens).unflatten(0, (len(clips), copies)).transpose(0, 1)
     return VoiceBank(stacked, masks, torch.tensor([LABELS.index(clip.label) for clip in clips]))
 
@@ -104,7 +104,7 @@ class Drawer:
         return rows
 
     def stills(self, count: int, random: torch.Generator) -> tuple[Tensor, Tensor]:
-        """Tokens ``[count, 1, D]`` of single pictures with the corpus' own mix of labels, and the raters' shares."""
+        """Tokens ``[count, 1, D]`` of stills in the corpus' own mix of labels, and the raters' shares."""
         kept = (self.faces.labels >= 0).nonzero()[:, 0]
         rows = kept[torch.randint(len(kept), (count,), generator=random)]
         copies = torch.randint(len(self.faces.tokens), (count,), generator=random)
@@ -113,8 +113,8 @@ class Drawer:
     def sequences(self, labels: Tensor, random: torch.Generator) -> tuple[Tensor, Tensor]:
         """Sequences of faces of somebody who shows ``labels`` part of the time and is neutral else.
 
-        One person's resting face differs from another's, and for a whole clip: the difference of a random neutral
-        picture from the mean one is added to all tokens of a sequence, in random measure.
+        One person's resting face differs from another's, and for a whole clip: the difference of a random
+        neutral picture from the mean one is added to all tokens of a sequence, in random measure.
 
         Returns:
             Tokens ``[n, SLOTS, D]`` and masks ``[n, SLOTS]``.
@@ -134,7 +134,9 @@ class Drawer:
         measure = torch.rand(count, 1, 1, generator=random) * 0.6
         tokens = (tokens + measure * (self.faces.tokens[0, bases] - self.resting)[:, None]).clamp(min=0.0)
         # At least the last picture, and from there between one in eight and all of them.
-        kept = torch.rand(count, SLOTS, generator=random) < torch.exp2(-3.0 * torch.rand(count, 1, generator=random))
+        kept = torch.rand(count, SLOTS, generator=random) < torch.exp2(
+            -3.0 * torch.rand(count, 1, generator=random)
+        )
         kept[:, -1] = True
         order = torch.rand(count, SLOTS, generator=random).argsort(dim=1)
         rows_of = torch.arange(count)[:, None]
@@ -143,8 +145,8 @@ class Drawer:
     def utterances(self, labels: Tensor, random: torch.Generator) -> tuple[Tensor, Tensor]:
         """Utterances as an encoder that never heard their speakers would give them.
 
-        The encoder knows its training speakers by heart, so on them a fusion would learn to believe every voice. Labels are
-        first exchanged as unseen speakers of the development set are confused.
+        The encoder knows its training speakers by heart, so on them a fusion would learn to believe every
+        voice. Labels are first exchanged as unseen speakers of the development set are confused.
 
         Returns:
             Tokens ``[n, SLOTS, D]`` and masks ``[n, SLOTS]``.
@@ -153,7 +155,9 @@ class Drawer:
         rows = self._any_of(self.voices_of, heard, random)
         copies = torch.randint(len(self.voices.tokens), rows.shape, generator=random)
         mask = self.voices.masks[copies, rows]
-        kept = torch.rand(mask.shape, generator=random) < torch.exp2(-2.0 * torch.rand(len(rows), 1, generator=random))
+        kept = torch.rand(mask.shape, generator=random) < torch.exp2(
+            -2.0 * torch.rand(len(rows), 1, generator=random)
+        )
         kept[:, -1] = True
         mask = mask * kept
         return self.voices.tokens[copies, rows] * mask[..., None], mask
@@ -166,7 +170,9 @@ def at_random_slot(token: Tensor, random: torch.Generator) -> tuple[Tensor, Tens
     return token * mask[..., None], mask
 
 
-def pair_by_label(first: Tensor, second: Tensor, count: int, random: torch.Generator) -> tuple[Tensor, Tensor]:
+def pair_by_label(
+    first: Tensor, second: Tensor, count: int, random: torch.Generator
+) -> tuple[Tensor, Tensor]:
     """Draw ``count`` pairs of rows with equal labels, each row of ``second`` about equally often.
 
     Args:

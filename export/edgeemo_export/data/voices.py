@@ -18,7 +18,8 @@ class Clip:
         corpus: ``'ravdess'``, ``'emodb'`` or ``'nemo'``.
         speaker: unique over corpora, e.g. ``'ravdess-17'``.
         label: one of the seven.
-        split: ``'train'``, ``'develop'``, ``'test'`` or ``'held'`` (the audio-visual test speaker: never used).
+        split: ``'train'``, ``'develop'``, ``'test'`` or ``'held'`` (the audio-visual test speaker: never
+            used).
     """
 
     path: Path

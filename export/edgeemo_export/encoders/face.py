@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import cast
-
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -41,4 +39,4 @@ class FaceEncoder(nn.Module):
     def forward(self, face: Tensor) -> Tensor:
         """Map crops ``[N, 48, 48, 1]`` to tokens ``[N, D]``."""
         x = self.trunk(self.front(face)).mean(dim=(2, 3))
-        return cast(Tensor, F.relu(self.project(self.drop(x.float()))))
+        return F.relu(self.project(self.drop(x.float())))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import torch
 from torch import nn
 from torch.nn.utils import fuse_conv_bn_eval, fuse_linear_bn_eval
@@ -11,7 +13,7 @@ from .residual import ResidualBlock
 
 @torch.no_grad()
 def fold_batch_norms(module: nn.Module) -> nn.Module:
-    """Fold each batch normalisation into the convolution or linear layer before it, or the linear layer after it, in place.
+    """Fold each batch normalisation into the layer before it, or the linear one after it, in place.
 
     The module must be in evaluation mode; its outputs stay the same up to rounding.
     """
@@ -23,7 +25,7 @@ def fold_batch_norms(module: nn.Module) -> nn.Module:
         module.norm1, module.norm2 = nn.Identity(), nn.Identity()  # type: ignore[assignment]
     elif isinstance(module, nn.Sequential):
         places = [place for place, layer in enumerate(module) if not isinstance(layer, nn.Dropout)]
-        for before, after in zip(places, places[1:], strict=False):
+        for before, after in pairwise(places):
             first, second = module[before], module[after]
             if isinstance(first, nn.Conv2d) and isinstance(second, nn.BatchNorm2d):
                 module[before], module[after] = fuse_conv_bn_eval(first, second), nn.Identity()

@@ -25,7 +25,8 @@ class ResidualBlock(nn.Module):
             self.skip = nn.Sequential(
                 nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs)
             )
-        # A block starts as its skip path, which keeps the first steps of a deep stack stable (Goyal et al., 2017).
+        # A block starts as its skip path, which keeps the first steps of a deep stack stable (Goyal et al.,
+        # 2017).
         nn.init.zeros_(self.norm2.weight)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -35,7 +36,10 @@ class ResidualBlock(nn.Module):
 
 
 def trunk(
-    stem_stride: int | tuple[int, int], widths: list[int], blocks: list[int], strides: list[int | tuple[int, int]]
+    stem_stride: int | tuple[int, int],
+    widths: list[int],
+    blocks: list[int],
+    strides: list[int | tuple[int, int]],
 ) -> nn.Sequential:
     """Stack a stem and residual stages.
 
@@ -46,7 +50,9 @@ def trunk(
         strides: stride of the first block of each stage.
     """
     layers: list[nn.Module] = [
-        nn.Conv2d(1, widths[0], 3, stem_stride, 1, bias=False), nn.BatchNorm2d(widths[0]), nn.ReLU()
+        nn.Conv2d(1, widths[0], 3, stem_stride, 1, bias=False),
+        nn.BatchNorm2d(widths[0]),
+        nn.ReLU(),
     ]
     for before, width, count, stride in zip(widths[:-1], widths[1:], blocks, strides, strict=True):
         layers += [ResidualBlock(before, width, stride)]

@@ -42,15 +42,24 @@ def mel_filters(bands: int, bins: int, sample_rate: int, lowest: float, highest:
 class LogMel(nn.Module):
     """Log-mel energies by a framed DFT, written as one convolution because TensorRT has no STFT.
 
-    The level of the context is evened out first: three quarters of it, in decibels, are taken away, because the level of a
-    microphone says nothing, while the rest keeps shouting apart from muttering. Then frames of ``window`` samples every
-    ``hop``, Hann window, zero-padded to ``size`` for the DFT; natural logarithm of the mel energies, shifted and scaled by
-    constants so that speech lies around zero. Stays FP32 in every precision: a full-scale power spectrum leaves the range
-    of FP16.
+    The level of the context is evened out first: three quarters of it, in decibels, are taken away, because
+    the level of a microphone says nothing, while the rest keeps shouting apart from muttering. Then frames
+    of ``window`` samples every ``hop``, Hann window, zero-padded to ``size`` for the DFT; natural logarithm
+    of the mel energies, shifted and scaled by constants so that speech lies around zero. Stays FP32 in
+    every
+    precision: a full-scale power spectrum leaves the range of FP16.
     """
 
+    basis: Tensor
+    filters: Tensor
+
     def __init__(
-        self, bands: int = 64, size: int = 512, window: int = 400, hop: int = 240, sample_rate: int = SAMPLE_RATE
+        self,
+        bands: int = 64,
+        size: int = 512,
+        window: int = 400,
+        hop: int = 240,
+        sample_rate: int = SAMPLE_RATE,
     ) -> None:
         super().__init__()
         self.hop = hop
@@ -69,14 +78,16 @@ class LogMel(nn.Module):
         spectrum = F.conv1d((voice * power.pow(-0.375))[:, None, :], self.basis, stride=self.hop)
         real, imaginary = spectrum.chunk(2, dim=1)
         energy = F.conv1d(real.square() + imaginary.square(), self.filters)
-        # The floor lies 60 to 70 dB below the loudest band: what is quieter is the recording's noise, which differs by corpus.
+        # The floor lies 60 to 70 dB below the loudest band: what is quieter is the recording's noise, which
+        # differs by corpus.
         return ((energy + 1e-3).log() * 0.22 + 0.2)[:, None]
 
 
 class AttentivePool(nn.Module):
     """Attention-weighted mean and standard deviation over positions (Okabe et al., 2018).
 
-    Shapes: ``[N, T, D] -> [N, 2 D]``; ``mask [N, T]`` is 1 where a position counts. Where none counts, the result is zero.
+    Shapes: ``[N, T, D] -> [N, 2 D]``; ``mask [N, T]`` is 1 where a position counts. Where none counts, the
+    result is zero.
     """
 
     def __init__(self, width: int, hidden: int = 32) -> None:
@@ -110,11 +121,17 @@ class VoiceEncoder(nn.Module):
         super().__init__()
         self.front = LogMel()
         self.trunk = trunk((2, 2), [24, 40, 72, 128], [1, 1, 1], [(2, 2), (2, 2), (2, 1)])
-        # Frequency stays in the channels: where the energy lies, pitch above all, must survive the pooling over time.
+        # Frequency stays in the channels: where the energy lies, pitch above all, must survive the pooling
+        # over time.
         self.pool = AttentivePool(4 * 128)
-        # Without the norms, pooled deviations of very different size keep the net from learning for many epochs.
+        # Without the norms, pooled deviations of very different size keep the net from learning for many
+        # epochs.
         self.project = nn.Sequential(
-            nn.BatchNorm1d(8 * 128), nn.Dropout(0.1), nn.Linear(8 * 128, width), nn.BatchNorm1d(width), nn.ReLU()
+            nn.BatchNorm1d(8 * 128),
+            nn.Dropout(0.1),
+            nn.Linear(8 * 128, width),
+            nn.BatchNorm1d(width),
+            nn.ReLU(),
         )
 
     def encode(self, mel: Tensor) -> Tensor:

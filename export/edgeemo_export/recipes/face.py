@@ -41,8 +41,9 @@ class FaceModel(nn.Module):
 def train(data: Path, folder: Path, schedule: Schedule = SCHEDULE) -> FaceModel:
     """Train on FER+ train, less the development cut.
 
-    The loss is the cross-entropy with the raters' shares, of logits to which the log prior of the labels is added (Menon et al.,
-    2021): the logits themselves then favour no class, which FER+, 58 % neutral and happy, otherwise teaches.
+    The loss is the cross-entropy with the raters' shares, of logits to which the log prior of the labels is
+    added (Menon et al., 2021): the logits themselves then favour no class, which FER+, 58 % neutral and
+    happy, otherwise teaches.
     """
     faces = ferplus.read(data / "ferplus", "train")
     shares = faces.shares
@@ -51,7 +52,8 @@ def train(data: Path, folder: Path, schedule: Schedule = SCHEDULE) -> FaceModel:
     images, targets = torch.from_numpy(faces.images[kept]), torch.from_numpy(shares[kept])
     prior = targets.mean(dim=0).log()
     torch.manual_seed(schedule.seed)
-    model = FaceModel().to(memory_format=torch.channels_last)
+    model = FaceModel()
+    model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     steps = len(images) // BATCH
 
     def batches(random: torch.Generator) -> Iterator[Tensor]:
@@ -74,7 +76,7 @@ def train(data: Path, folder: Path, schedule: Schedule = SCHEDULE) -> FaceModel:
 
 @torch.no_grad()
 def score(model: nn.Module, data: Path, split: str, prior: Tensor) -> dict[str, float]:
-    """WA and UA by the majority protocol, balanced and with the prior of FER+ put back in half and in full."""
+    """WA and UA by the majority protocol, balanced and with FER+'s prior put back in half and in full."""
     faces = ferplus.read(data / "ferplus", split)
     truth = torch.from_numpy(faces.majority)
     images = torch.from_numpy(faces.images)[truth >= 0, :, :, None]

@@ -15,7 +15,14 @@ from torch.nn import functional as F
 from ..data import ferplus, voices
 from ..data.labels import LABELS, NORMS
 from ..data.tokens import (
-    SLOTS, Drawer, FaceBank, VoiceBank, at_random_slot, bank_faces, bank_voices, pair_by_label,
+    SLOTS,
+    Drawer,
+    FaceBank,
+    VoiceBank,
+    at_random_slot,
+    bank_faces,
+    bank_voices,
+    pair_by_label,
 )
 from ..metrics import accuracies, temperature
 from ..systems.attention import AttentionFusion
@@ -31,8 +38,10 @@ DEVELOPMENT_PAIRS = 4000
 GIVEN_UP = 0.008  # of the WA on stills, for the sake of the rare labels
 
 
-def train(data: Path, folder: Path, face: FaceModel, voice: VoiceModel, schedule: Schedule = SCHEDULE) -> AttentionFusion:
-    """Train attention and cross-attention over tokens of frozen encoders, then weigh and calibrate on development pairs.
+def train(
+    data: Path, folder: Path, face: FaceModel, voice: VoiceModel, schedule: Schedule = SCHEDULE
+) -> AttentionFusion:
+    """Train over tokens of frozen encoders, then calibrate on development pairs.
 
     The voice's pooling and both classifiers start as the encoders' own; the voice's stay as they are.
     """
@@ -86,14 +95,20 @@ def _pair_loss(model: AttentionFusion, drawer: Drawer, random: torch.Generator) 
     face_mask = torch.where(face_mask.sum(1, keepdim=True) > 0, face_mask, newest)
     voice, voice_mask = drawer.utterances(labels, random)
     alone = model.face_logits(face, face_mask)
-    fused = model.weights[0] * alone.detach() + model.weights[1] * model.voice_logits(voice, voice_mask) + model.bias
+    fused = (
+        model.weights[0] * alone.detach()
+        + model.weights[1] * model.voice_logits(voice, voice_mask)
+        + model.bias
+    )
     fused = fused + model.joint_logits(face, face_mask, voice, voice_mask)
-    return F.cross_entropy(alone, labels, label_smoothing=0.05) + F.cross_entropy(fused, labels, label_smoothing=0.05)
+    return F.cross_entropy(alone, labels, label_smoothing=0.05) + F.cross_entropy(
+        fused, labels, label_smoothing=0.05
+    )
 
 
 @torch.no_grad()
 def confusion(voice: VoiceModel, develop: VoiceBank) -> Tensor:
-    """How the voices of unseen speakers are heard, ``[7, 7]``, rows true labels, one count added to each cell."""
+    """How the voices of unseen speakers are heard, ``[7, 7]``, rows true labels, smoothed."""
     answers = voice.eval().classify(develop.tokens[0], develop.masks[0]).argmax(1)
     counts = torch.full((len(LABELS), len(LABELS)), 0.25)
     counts.index_put_((develop.labels, answers), torch.ones(len(answers)), accumulate=True)
@@ -101,17 +116,25 @@ def confusion(voice: VoiceModel, develop: VoiceBank) -> Tensor:
 
 
 @torch.no_grad()
-def development_pairs(faces: FaceBank, voices: VoiceBank, seed: int = 1) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Pairs of a development still and a development utterance with one label, as the fusion's inputs, and the labels."""
+def development_pairs(
+    faces: FaceBank, voices: VoiceBank, seed: int = 1
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Pairs of a still and an utterance of one label, as the fusion's inputs, and the labels."""
     random = torch.Generator().manual_seed(seed)
     pictures, utterances = pair_by_label(faces.labels, voices.labels, DEVELOPMENT_PAIRS, random)
     face, face_mask = at_random_slot(faces.tokens[0, pictures][:, None], random)
-    return face, face_mask, voices.tokens[0, utterances], voices.masks[0, utterances], voices.labels[utterances]
+    return (
+        face,
+        face_mask,
+        voices.tokens[0, utterances],
+        voices.masks[0, utterances],
+        voices.labels[utterances],
+    )
 
 
 @torch.no_grad()
 def score(model: AttentionFusion, faces: FaceBank, voices: VoiceBank) -> dict[str, float]:
-    """UA of the fusion, of each modality alone and of their added log-probabilities, on development pairs; WA and UA on stills."""
+    """UA of the fusion, of each modality and of their sum, on pairs; WA and UA on stills."""
     model.eval()
     *inputs, labels = development_pairs(faces, voices)
     logits, _, face, voice = model(*inputs)
@@ -130,7 +153,10 @@ def calibrate(model: AttentionFusion, faces: FaceBank, voices: VoiceBank, log_pr
     """Set the measure of the prior and the three temperatures by the development set, in place."""
     model.eval()
     kept = faces.labels >= 0
-    stills, truth = model.face_logits(faces.tokens[0, kept][:, None], torch.ones(int(kept.sum()), 1)), faces.labels[kept]
+    stills, truth = (
+        model.face_logits(faces.tokens[0, kept][:, None], torch.ones(int(kept.sum()), 1)),
+        faces.labels[kept],
+    )
     model.prior.copy_(_measure_of_prior(stills, truth, log_prior) * log_prior)
     model.temperatures.fill_(1.0)
     model.temperatures[0] = temperature(stills + model.prior, truth)
@@ -146,7 +172,7 @@ def _measure_of_prior(stills: Tensor, truth: Tensor, log_prior: Tensor) -> float
         figures = accuracies((stills + measure * log_prior).argmax(1), truth)
         tried.append((figures["wa"], figures["ua"], measure))
     best = max(tried)[0]
-    return max((ua, measure) for wa, ua, measure in tried if wa >= best - GIVEN_UP)[1]
+    return float(max((ua, measure) for wa, ua, measure in tried if wa >= best - GIVEN_UP)[1])
 
 
 @dataclass(frozen=True)
@@ -163,7 +189,9 @@ def banks(data: Path, folder: Path, face: FaceModel, voice: VoiceModel) -> Banks
     """Encode both sets, or read back from ``folder`` what the same encoders gave before."""
 
     def faces() -> list[FaceBank]:
-        splits = [(ferplus.read(data / "ferplus", name), copies) for name, copies in (("train", 4), ("develop", 1))]
+        splits = [
+            (ferplus.read(data / "ferplus", name), copies) for name, copies in (("train", 4), ("develop", 1))
+        ]
         return [bank_faces(face.encoder, pictures, copies, seed=1) for pictures, copies in splits]
 
     def heard() -> list[VoiceBank]:
@@ -171,14 +199,15 @@ def banks(data: Path, folder: Path, face: FaceModel, voice: VoiceModel) -> Banks
         return [bank_voices(voice.encoder, clips, copies, seed=1) for clips, copies in splits]
 
     folder.mkdir(parents=True, exist_ok=True)
-    return Banks(
-        *_stored(folder / "faces.pt", face.encoder, FaceBank, faces),
-        *_stored(folder / "voices.pt", voice.encoder, VoiceBank, heard),
-    )
+    train_faces, develop_faces = _stored(folder / "faces.pt", face.encoder, FaceBank, faces)
+    train_voices, develop_voices = _stored(folder / "voices.pt", voice.encoder, VoiceBank, heard)
+    return Banks(train_faces, develop_faces, train_voices, develop_voices)
 
 
 def _stored(path: Path, encoder: nn.Module, kind: type[Bank], make: Callable[[], list[Bank]]) -> list[Bank]:
-    digest = hashlib.sha256(b"".join(value.contiguous().numpy().tobytes() for value in encoder.state_dict().values())).hexdigest()
+    digest = hashlib.sha256(
+        b"".join(value.contiguous().numpy().tobytes() for value in encoder.state_dict().values())
+    ).hexdigest()
     if path.exists():
         stored = torch.load(path, weights_only=True)
         if stored["encoder"] == digest:

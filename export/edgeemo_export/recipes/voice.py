@@ -44,13 +44,14 @@ class VoiceModel(nn.Module):
 def train(data: Path, folder: Path, schedule: Schedule = SCHEDULE) -> VoiceModel:
     """Train on the training speakers; an utterance is heard through a few of its one-second contexts.
 
-    The loss counts the answer by all of them and the answer by each alone, so that a stream that has heard one second is
-    answered as well as can be. Log-mel pictures are mixed (mix-up; Zhang et al., 2018) and partly hidden, so the encoder
-    cannot learn speakers by heart.
+    The loss counts the answer by all of them and the answer by each alone, so that a stream that has heard
+    one second is answered as well as can be. Log-mel pictures are mixed (mix-up; Zhang et al., 2018) and
+    partly hidden, so the encoder cannot learn speakers by heart.
     """
     clips = [clip for clip in voices.read(data, "train") for _ in range(REPEATS.get(clip.corpus, 1))]
     torch.manual_seed(schedule.seed)
-    model = VoiceModel().to(memory_format=torch.channels_last)
+    model = VoiceModel()
+    model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     takes: list[list[Tensor]] = []
     targets = F.one_hot(torch.tensor([LABELS.index(clip.label) for clip in clips]), len(LABELS)).float()
     prior = targets.mean(dim=0).log()
@@ -65,9 +66,12 @@ def train(data: Path, folder: Path, schedule: Schedule = SCHEDULE) -> VoiceModel
     def loss(model: nn.Module, rows: Tensor, random: torch.Generator) -> Tensor:
         assert isinstance(model, VoiceModel)
         drawn = torch.randint(TAKES, (len(rows),), generator=random).tolist()
-        mels = torch.stack([
-            sounds.draw(takes[take][row], WINDOWS, random) for take, row in zip(drawn, rows.tolist(), strict=True)
-        ])
+        mels = torch.stack(
+            [
+                sounds.draw(takes[take][row], WINDOWS, random)
+                for take, row in zip(drawn, rows.tolist(), strict=True)
+            ]
+        )
         mels, target = _mix(mels.float(), targets[rows], random)
         mels = sounds.mask_mel(mels.flatten(0, 1)[:, None], random)
         with torch.autocast("cpu", torch.bfloat16):
@@ -90,7 +94,7 @@ def train(data: Path, folder: Path, schedule: Schedule = SCHEDULE) -> VoiceModel
 
 @torch.no_grad()
 def record(front: nn.Module, clips: Sequence[voices.Clip], seed: int) -> list[list[Tensor]]:
-    """Takes of every clip, the first as it is and the others distorted: log-mel pictures ``[hops, bands, frames]`` in bfloat16.
+    """Takes of every clip, the first as it is, the others distorted: ``[hops, bands, frames]`` each.
 
     Distorting is slower than training, so it is done once.
     """
@@ -103,7 +107,7 @@ def record(front: nn.Module, clips: Sequence[voices.Clip], seed: int) -> list[li
 
 
 def _mix(mels: Tensor, targets: Tensor, random: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Mix a third of the clips ``[n, windows, bands, frames]`` with another one, and their targets ``[n, 7]``."""
+    """Mix a third of the clips ``[n, windows, bands, frames]`` with another, and their targets."""
     count = len(mels)
     other = torch.randperm(count, generator=random)
     share = 0.5 * torch.rand(count, generator=random) * (torch.rand(count, generator=random) < 0.33)

@@ -30,11 +30,13 @@ class CrossAttention(nn.Module):
 
     def forward(self, asking: Tensor, asked: Tensor, mask: Tensor) -> Tensor:
         """Map queries ``[N, Tq, d]`` and keys ``[N, Tk, d]`` with mask ``[N, Tk]`` to ``[N, Tq, d]``."""
-        q, k, v = (self._split(f(x)) for f, x in ((self.query, asking), (self.key, asked), (self.value, asked)))
+        q, k, v = (
+            self._split(f(x)) for f, x in ((self.query, asking), (self.key, asked), (self.value, asked))
+        )
         scores = q @ k.transpose(2, 3) * (q.shape[-1] ** -0.5) + (mask[:, None, None, :] - 1.0) * MASKED
         weights = torch.softmax(scores, dim=-1) * mask[:, None, None, :]
         mixed = (weights @ v).transpose(1, 2).flatten(2)
-        return self.norm(asking + self.out(mixed))  # type: ignore[no-any-return]
+        return self.norm(asking + self.out(mixed))
 
     def _split(self, x: Tensor) -> Tensor:
         return x.unflatten(2, (self.heads, -1)).transpose(1, 2)
@@ -43,8 +45,8 @@ class CrossAttention(nn.Module):
 class FacePool(nn.Module):
     """Attention over face tokens; of a single token, the token itself.
 
-    Somebody who talks looks neutral most of the time, so a mean over time calls everybody neutral: the score, trained on
-    sequences in which only some pictures carry the emotion, picks the telling ones.
+    Somebody who talks looks neutral most of the time, so a mean over time calls everybody neutral: the
+    score, trained on sequences in which only some pictures carry the emotion, picks the telling ones.
     """
 
     def __init__(self, width: int, hidden: int = 32) -> None:
@@ -62,12 +64,13 @@ class FacePool(nn.Module):
 class AttentionFusion(nn.Module):
     """Face tokens and voice tokens to emotion.
 
-    With both modalities the logits are ``a_f l_f + a_v l_v + j + b``: those of the face and of the voice alone, weighted, and a
-    joint term ``j`` out of cross-attention in both directions. With one, they are that one's own. Temperatures that make
-    each of the three a calibrated probability are part of the graph.
+    With both modalities the logits are ``a_f l_f + a_v l_v + j + b``: those of the face and of the voice
+    alone, weighted, and a joint term ``j`` out of cross-attention in both directions. With one, they are
+    that one's own. Temperatures that make each of the three a calibrated probability are part of the graph.
 
-    The face's class prior (of web pictures, where most people smile or do nothing) is added in the measure ``1 / n`` of the
-    pictures seen: a single still is judged as a still from the web, a stream without a prior.
+    The face's class prior (of web pictures, where most people smile or do nothing) is added in the measure
+    ``1 / n`` of the pictures seen: a single still is judged as a still from the web, a stream without a
+    prior.
 
     Args:
         width: token width D.
@@ -76,6 +79,10 @@ class AttentionFusion(nn.Module):
         inner: width of the cross-attention.
         heads: heads of the cross-attention.
     """
+
+    prior: Tensor
+    temperatures: Tensor
+    norms: Tensor
 
     def __init__(
         self, width: int, labels: int, norms: Sequence[tuple[float, float]], inner: int = 48, heads: int = 2
@@ -86,8 +93,11 @@ class AttentionFusion(nn.Module):
         self.face_in, self.voice_in = nn.Linear(width, inner), nn.Linear(width, inner)
         self.to_voice, self.to_face = CrossAttention(inner, heads), CrossAttention(inner, heads)
         self.face_joint, self.voice_joint = AttentivePool(inner), AttentivePool(inner)
-        self.joint = nn.Sequential(nn.Dropout(0.3), nn.Linear(4 * inner, inner), nn.ReLU(), nn.Linear(inner, labels))
-        nn.init.zeros_(self.joint[3].weight)
+        last = nn.Linear(inner, labels)
+        nn.init.zeros_(last.weight)
+        self.joint = nn.Sequential(
+            nn.Dropout(0.3), nn.Linear(4 * inner, inner), nn.ReLU(), last
+        )
         self.weights = nn.Parameter(torch.ones(2))
         self.bias = nn.Parameter(torch.zeros(labels))
         self.drop = nn.Dropout(0.2)
@@ -107,8 +117,8 @@ class AttentionFusion(nn.Module):
             voice_mask: ``[N, Tv]``.
 
         Returns:
-            Calibrated logits ``[N, K]``, valence and arousal ``[N, 2]``, and the calibrated logits of the face alone and of the
-            voice alone, ``[N, K]`` each (zero where the modality is missing).
+            Calibrated logits ``[N, K]``, valence and arousal ``[N, 2]``, and the calibrated logits of the
+            face alone and of the voice alone, ``[N, K]`` each (zero where the modality is missing).
         """
         face, voice = self.face_logits(face_tokens, face_mask), self.voice_logits(voice_tokens, voice_mask)
         has_face, has_voice = face_mask.amax(1, keepdim=True), voice_mask.amax(1, keepdim=True)
@@ -116,7 +126,9 @@ class AttentionFusion(nn.Module):
         face_alone = (face + self.prior / pictures) / self.temperatures[0] * has_face
         voice_alone = voice / self.temperatures[1] * has_voice
         fused = self.weights[0] * face + self.weights[1] * voice + self.bias
-        fused = (fused + self.joint_logits(face_tokens, face_mask, voice_tokens, voice_mask)) / self.temperatures[2]
+        fused = (
+            fused + self.joint_logits(face_tokens, face_mask, voice_tokens, voice_mask)
+        ) / self.temperatures[2]
         both = has_face * has_voice
         logits = both * fused + (1.0 - both) * (face_alone + voice_alone)
         return logits, torch.softmax(logits, dim=1) @ self.norms, face_alone, voice_alone
@@ -131,7 +143,9 @@ class AttentionFusion(nn.Module):
         logits: Tensor = self.voice_head(self.drop(self.voice_pool(tokens, mask)))
         return logits
 
-    def joint_logits(self, face_tokens: Tensor, face_mask: Tensor, voice_tokens: Tensor, voice_mask: Tensor) -> Tensor:
+    def joint_logits(
+        self, face_tokens: Tensor, face_mask: Tensor, voice_tokens: Tensor, voice_mask: Tensor
+    ) -> Tensor:
         """What the two modalities say together beyond their sum, ``[N, K]``."""
         face = F.relu(self.face_in(self.drop(face_tokens)))
         voice = F.relu(self.voice_in(self.drop(voice_tokens))).expand(face_mask.shape[0], -1, -1)
