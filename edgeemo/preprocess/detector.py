@@ -38,6 +38,9 @@ _FILLING = 0.7
 """Share of the shorter side beyond which a box is not trusted: without a margin around the face the cascade's
 box is a fifth too small and YuNet's too low by 6 % of a crop."""
 
+_WITHIN = 0.6
+"""Share of a box within a larger one from which on it is no face of its own."""
+
 
 class FaceFinder(Protocol):
     """Finds the faces of a picture.
@@ -276,8 +279,23 @@ def _write(target: Path, content: bytes) -> None:
 
 
 def _largest_first(faces: Sequence[Face]) -> list[Face]:
-    """Sort faces by size, then by place, so that the order does not hang on that of a detector's threads."""
-    return sorted(faces, key=lambda face: (-face.box[2] * face.box[3], face.box[:2]))
+    """Sort faces by size, then by place, so that the order does not hang on that of a detector's threads.
+
+    A box that lies mostly within a larger one is left out: it is the mouth or the neck of that face.
+    """
+    distinct: list[Face] = []
+    for face in sorted(faces, key=lambda face: (-face.box[2] * face.box[3], face.box[:2])):
+        if not any(_share_within(face, larger) > _WITHIN for larger in distinct):
+            distinct.append(face)
+    return distinct
+
+
+def _share_within(face: Face, larger: Face) -> float:
+    """Share of a face's box that lies within that of another."""
+    (x, y, width, height), (left, top, wide, high) = face.box, larger.box
+    across = min(x + width, left + wide) - max(x, left)
+    down = min(y + height, top + high) - max(y, top)
+    return max(across, 0.0) * max(down, 0.0) / (width * height)
 
 
 def _fills(face: Face, picture: Picture) -> bool:

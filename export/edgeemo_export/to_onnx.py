@@ -55,9 +55,9 @@ def write(
             verbose=False,
         )
         assert program is not None
-    model = _clean(program.model_proto)
-    onnx.save(model, path)
-    _compare(module, inputs, path)
+    model = _clean(program.model_proto).SerializeToString()
+    _compare(module, inputs, model, path.name)
+    path.write_bytes(model)
 
 
 def _clean(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -88,8 +88,8 @@ def _clean(model: onnx.ModelProto) -> onnx.ModelProto:
     return model
 
 
-def _compare(module: nn.Module, inputs: Mapping[str, Tensor], path: Path) -> None:
-    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+def _compare(module: nn.Module, inputs: Mapping[str, Tensor], model: bytes, name: str) -> None:
+    session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
     found = session.run(None, {name: value.numpy() for name, value in inputs.items()})
     with torch.no_grad():
         expected = module(*inputs.values())
@@ -98,6 +98,6 @@ def _compare(module: nn.Module, inputs: Mapping[str, Tensor], path: Path) -> Non
         worst = float(np.abs(value - reference.numpy()).max())
         if not worst <= TOLERANCE:
             raise ExportError(
-                f"{path.name}: output '{output.name}' differs from the module by {worst:.2g}; "
+                f"{name}: output '{output.name}' differs from the module by {worst:.2g}; "
                 f"at most {TOLERANCE} is right"
             )

@@ -22,6 +22,7 @@ from edgeemo.preprocess.detector import (
     fetch_detector,
     open_finder,
 )
+from edgeemo.preprocess.face import Face
 
 needs_cascade = pytest.mark.skipif(
     not hasattr(cv2, "CascadeClassifier"), reason=f"OpenCV {cv2.__version__} has no cascades"
@@ -218,3 +219,16 @@ def test_both_detectors_crop_the_same_square(data: Path) -> None:
         grown.append(abs(math.log(one.side / other.side)))
     assert (np.median(far), np.median(grown)) < (0.04, 0.1)
     assert max(far) < 0.1
+
+
+@pytest.mark.parametrize(
+    ("box", "kept"),
+    [
+        ((30.0, 60.0, 40.0, 40.0), False),  # the mouth of the large face
+        ((30.0, 85.0, 40.0, 40.0), True),  # 37 % within: the face of somebody in front
+        ((120.0, 0.0, 40.0, 40.0), True),  # beside it
+    ],
+)
+def test_a_box_mostly_within_a_larger_one_is_no_face(box: tuple[float, ...], kept: bool) -> None:
+    large, small = Face((0.0, 0.0, 100.0, 100.0), 0.9, None), Face(box, 0.9, None)
+    assert detector._largest_first([small, large]) == [large, *([small] if kept else [])]

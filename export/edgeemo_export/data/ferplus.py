@@ -52,10 +52,25 @@ class Faces:
 
 
 def read(folder: Path, split: str) -> Faces:
-    """Read ``'train'``, ``'develop'`` (every tenth of the corpus' train) or ``'test'`` (its valid)."""
-    with np.load(folder / ("valid.npz" if split == "test" else "train.npz"), allow_pickle=False) as file:
-        faces = Faces(file["images"], file["votes"])
+    """Read ``'train'``, ``'develop'`` (every tenth of the corpus' train) or ``'test'`` (its valid).
+
+    Some pictures of FER2013 are in the corpus more than once, in different splits. One that the test set holds is dropped
+    from the other two, and one that the development set holds from the training set.
+    """
+    test = _load(folder / "valid.npz")
     if split == "test":
-        return faces
-    development = np.arange(len(faces.images)) % DEVELOPMENT_EVERY == 3
-    return faces.take(development if split == "develop" else ~development)
+        return test
+    corpus = _load(folder / "train.npz")
+    tenth = np.arange(len(corpus.images)) % DEVELOPMENT_EVERY == 3
+    develop = _without(corpus.take(tenth), test)
+    return develop if split == "develop" else _without(_without(corpus.take(~tenth), test), develop)
+
+
+def _load(path: Path) -> Faces:
+    with np.load(path, allow_pickle=False) as file:
+        return Faces(file["images"], file["votes"])
+
+
+def _without(faces: Faces, others: Faces) -> Faces:
+    known = {image.tobytes() for image in others.images}
+    return faces.take(np.array([image.tobytes() not in known for image in faces.images], np.bool_))

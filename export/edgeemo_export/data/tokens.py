@@ -111,7 +111,7 @@ class Drawer:
         return self.faces.tokens[copies, rows][:, None], self.faces.shares[rows]
 
     def sequences(self, labels: Tensor, random: torch.Generator) -> tuple[Tensor, Tensor]:
-        """Sequences of faces of somebody who shows ``labels`` part of the time and is neutral else.
+        """Sequences of faces of somebody who shows ``labels`` part of the time, and last, and is neutral else.
 
         One person's resting face differs from another's, and for a whole clip: the difference of a random
         neutral picture from the mean one is added to all tokens of a sequence, in random measure.
@@ -138,9 +138,7 @@ class Drawer:
             -3.0 * torch.rand(count, 1, generator=random)
         )
         kept[:, -1] = True
-        order = torch.rand(count, SLOTS, generator=random).argsort(dim=1)
-        rows_of = torch.arange(count)[:, None]
-        return tokens[rows_of, order] * kept[rows_of, order][..., None], kept[rows_of, order].float()
+        return tokens * kept[..., None], kept.float()
 
     def utterances(self, labels: Tensor, random: torch.Generator) -> tuple[Tensor, Tensor]:
         """Utterances as an encoder that never heard their speakers would give them.
@@ -173,12 +171,12 @@ def at_random_slot(token: Tensor, random: torch.Generator) -> tuple[Tensor, Tens
 def pair_by_label(
     first: Tensor, second: Tensor, count: int, random: torch.Generator
 ) -> tuple[Tensor, Tensor]:
-    """Draw ``count`` pairs of rows with equal labels, each row of ``second`` about equally often.
+    """Draw at most ``count`` pairs of rows with equal labels, each row of ``second`` about equally often.
 
     Args:
         first: labels, negative where a row is not to be used.
         second: labels.
-        count: number of pairs.
+        count: number of pairs; fewer are given where labels of ``second`` are not in ``first``.
         random: source of every draw.
     """
     rows = torch.cat([torch.randperm(len(second), generator=random) for _ in range(-(-count // len(second)))])
@@ -188,4 +186,4 @@ def pair_by_label(
         if len(fitting):
             partners.append(int(fitting[torch.randint(len(fitting), (), generator=random)]))
             kept.append(row)
-    return torch.tensor(partners[:count]), torch.tensor(kept[:count])
+    return torch.tensor(partners[:count], dtype=torch.long), torch.tensor(kept[:count], dtype=torch.long)

@@ -86,8 +86,8 @@ class LogMel(nn.Module):
 class AttentivePool(nn.Module):
     """Attention-weighted mean and standard deviation over positions (Okabe et al., 2018).
 
-    Shapes: ``[N, T, D] -> [N, 2 D]``; ``mask [N, T]`` is 1 where a position counts. Where none counts, the
-    result is zero.
+    Shapes: ``[N, T, D] -> [N, 2 D]``; ``mask [N, T]`` is 1 where a position counts. Where none counts,
+    the mean is zero.
     """
 
     def __init__(self, width: int, hidden: int = 32) -> None:

@@ -92,7 +92,6 @@ def _pair_loss(model: AttentionFusion, drawer: Drawer, random: torch.Generator) 
     newest = torch.zeros(SLOTS)
     newest[-1] = 1.0
     face_mask = torch.where(still, face_mask * newest, face_mask)
-    face_mask = torch.where(face_mask.sum(1, keepdim=True) > 0, face_mask, newest)
     voice, voice_mask = drawer.utterances(labels, random)
     alone = model.face_logits(face, face_mask)
     fused = (
@@ -213,5 +212,6 @@ def _stored(path: Path, encoder: nn.Module, kind: type[Bank], make: Callable[[],
         if stored["encoder"] == digest:
             return [kind(**parts) for parts in stored["banks"]]
     made = make()
+    (path.parent / "state.pt").unlink(missing_ok=True)  # a fusion of other tokens cannot be gone on with
     torch.save({"encoder": digest, "banks": [vars(bank) for bank in made]}, path)
     return made

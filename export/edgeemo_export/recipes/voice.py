@@ -17,7 +17,7 @@ from ..train import Schedule, fit
 
 BATCH, WINDOWS, TAKES = 32, 6, 8
 SCHEDULE = Schedule(epochs=70, rate=2e-3, decay=0.1, average=0.995)
-# EmoDB has 91 training clips beside 780 and 480: each is heard twice an epoch.
+# EmoDB has 111 training clips beside 780 and 480: each is heard twice an epoch.
 REPEATS = {"emodb": 2}
 
 
