@@ -1,7 +1,7 @@
 """Bad input from outside: what is refused names itself and says what would be right; the rest is answered.
 
-A refusal is the same sentence from Python, where it is an `EdgeEmoError`, and from the command line, where it is
-the only output.
+A refusal is the same sentence from Python, where it is an `EdgeEmoError`, and from the command line, where it
+is the only output.
 """
 
 from __future__ import annotations
@@ -113,12 +113,12 @@ def written(content: bytes) -> Callable[[Path], None]:
     return lambda path: path.write_bytes(content) and None
 
 
-def silent_wave(path: Path, seconds: float = 0.0) -> None:
+def silent_wave(path: Path, seconds: float = 0.0, rate: int = 16000) -> None:
     with wave.open(str(path), "wb") as file:
         file.setnchannels(1)
         file.setsampwidth(2)
-        file.setframerate(16000)
-        file.writeframes(bytes(2 * round(16000 * seconds)))
+        file.setframerate(rate)
+        file.writeframes(bytes(2 * round(rate * seconds)))
 
 
 def headless_mp4(path: Path) -> None:
@@ -148,7 +148,7 @@ MEDIA: list[tuple[str, Callable[[Path], object], tuple[str, ...]]] = [
     ("headless.mp4", headless_mp4, ("index is missing", "copy or record it again")),
     ("header.wav", silent_wave, ("nothing in it can be decoded", "give an undamaged media file")),
     ("pipe.wav", lambda path: os.mkfifo(path), ("a device or a pipe", "give a video")),
-    ("a\0b.mp4", nothing, ("no such file", "give a video")),  # what is said differs between versions of Python
+    ("a\0b.mp4", nothing, ()),  # what is said differs between versions of Python
     ("x" * 300 + ".mp4", nothing, ("cannot be read",)),  # too long for the file system
 ]
 
@@ -168,8 +168,7 @@ def test_a_file_that_cannot_be_read_is_refused(
     said = refusal(["run", str(path), "--bundle", str(bundle)], capsys)
     assert said == raised(lambda: list(edgeemo.watch(path, model=model)), SourceError)
     assert said.startswith(f"{path}: ")
-    if "\0" not in name:
-        assert all(words in said for words in says)
+    assert all(words in said for words in says)
 
 
 def test_a_file_without_what_the_bundle_reads_is_refused(tmp_path: Path, capsys: Capture) -> None:
@@ -222,9 +221,11 @@ def check_cut_clip(whole: Path, cut: Path, bundle: Path, capsys: Capture) -> Non
     assert quiet == ""
     assert err == f"edgeemo: warning: {cut}: the file was cut off; read up to the cut\n"
     assert 5 <= len(after) < len(before)
-    # The last hops lack sound or pictures that the cut took away.
-    common = len(after) - 3
-    assert after[:common] == before[:common]
+    # A file holds pictures and sound in turns, and the cut takes more of the one than of the other.
+    reach = min(max(event.time for event in Clip(cut, (modality,))) for modality in ("face", "voice"))
+    common = [one for one in after if one["time"] <= reach]
+    assert len(common) >= 5
+    assert common == before[: len(common)]
 
 
 def test_an_mp4_that_was_cut_off_is_answered_up_to_the_cut(
@@ -404,7 +405,6 @@ def test_what_is_no_sound_is_refused_and_the_stream_goes_on(
         assert stream.stats == untouched.stats
 
 
-@pytest.mark.filterwarnings("ignore:overflow encountered:RuntimeWarning")
 def test_sound_far_beyond_full_scale_gives_no_nan(default_bundle: Path) -> None:
     model = edgeemo.load(default_bundle, precision="fp32")
     with Stream(model, ("voice",)) as stream:
@@ -431,6 +431,37 @@ def test_what_is_no_time_is_refused_and_the_stream_goes_on(time: Any, model: Rec
         stream.end("face")
         stream.end("voice")
         assert [emotion.modalities for emotion in stream.poll()] == [("face", "voice")] * 2
+
+
+@pytest.mark.parametrize("rate", [3000, 384000])
+def test_a_file_of_another_rate_is_refused(
+    rate: int, bundle: Path, model: Recognizer, tmp_path: Path, capsys: Capture
+) -> None:
+    path = tmp_path / "sound.wav"
+    silent_wave(path, 0.5, rate)
+    said = refusal(["run", str(path), "--bundle", str(bundle)], capsys)
+    with pytest.raises(EdgeEmoError) as caught:
+        list(edgeemo.watch(path, model=model))
+    assert said == str(caught.value)
+    assert str(path) in said and str(rate) in said and f"{LOWEST} to {HIGHEST}" in said
+
+
+@pytest.mark.parametrize("rate", [LOWEST, HIGHEST])
+def test_a_file_of_each_legal_rate_is_answered(
+    rate: int, bundle: Path, tmp_path: Path, capsys: Capture
+) -> None:
+    silent_wave(tmp_path / "sound.wav", 0.5, rate)
+    told, err = answers(["run", str(tmp_path / "sound.wav"), "--bundle", str(bundle)], capsys)
+    assert (len(told), err) == (5, "")
+
+
+@pytest.mark.parametrize("hop", [0, 0.05, 0.15, -0.1, float("nan"), "often"])
+def test_a_hop_off_the_grid_is_refused(hop: Any, model: Recognizer) -> None:
+    for act in (
+        lambda: list(edgeemo.watch(cli.DEMO, model=model, hop=hop)),
+        lambda: Stream(model, hop=hop),
+    ):
+        assert raised(act, InputError).startswith("hop: ")
 
 
 # --- nothing to judge by
@@ -475,6 +506,8 @@ def test_nothing_at_all_is_refused(model: Recognizer) -> None:
         (lambda: model.recognize(text="hello"), "leave text out"),
         (lambda: list(edgeemo.watch(model=model)), "name a file, a camera (such as 0) or a microphone"),
         (lambda: list(edgeemo.watch("a.mp4", camera=0, model=model)), "name either a file, or a camera"),
+        (lambda: list(edgeemo.watch(0, model=model)), "camera"),  # type: ignore[arg-type]  # as OpenCV takes it
+        (lambda: list(edgeemo.watch(b"a.mp4", model=model)), "file"),  # type: ignore[arg-type]
     ]:
         assert says in raised(act, InputError)
 
@@ -585,7 +618,7 @@ def rename_graph(folder: Path, name: str) -> None:
 @pytest.mark.parametrize("where", ["../face.onnx", "graphs/../../face.onnx", "{outside}/face.onnx"])
 def test_a_path_that_leaves_the_bundle_is_refused(where: str, broken: Path, capsys: Capture) -> None:
     name = where.format(outside=broken.parent)
-    shutil.move(broken / "face.fp32.onnx", broken.parent / "face.onnx")  # a whole file: only the place is wrong
+    shutil.move(broken / "face.fp32.onnx", broken.parent / "face.onnx")  # whole, in the wrong place
     (broken / "graphs").mkdir()
     rename_graph(broken, name)
     says = (repr(name), "not a plain path inside the folder", "it must be relative")
@@ -670,7 +703,7 @@ def test_a_detector_that_is_none_is_refused(
 # --- cameras and microphones
 
 
-@pytest.mark.parametrize("camera", ["99", "/dev/video99", "no such camera"])
+@pytest.mark.parametrize("camera", ["99", "99999999999999", "/dev/video99", "no such camera"])
 def test_a_camera_that_is_not_there_is_refused(
     camera: str, bundle: Path, model: Recognizer, capsys: Capture
 ) -> None:
@@ -744,7 +777,7 @@ def test_a_microphone_that_is_not_there_is_refused(
         (b"\n\n", InputError, None, ("no column 'label'",)),
         (b"label,voice\n", InputError, None, ("no items", "a line below the names of the columns")),
         (b"voice\nsound.wav\n", InputError, None, ("no column 'label'",)),
-        (b"label,speaker\nfear,1\n", InputError, None, ("no column 'face' or 'voice'", "the bundle tiny reads")),
+        (b"label,speaker\nfear,1\n", InputError, None, ("no column 'face' or 'voice'", "bundle tiny")),
         (b"label,text\nfear,hello\n", InputError, None, ("no column 'face' or 'voice'",)),
         (b"label,voice\nfear,sound.wav\njoy,sound.wav\n", InputError, 3, ("'joy'", "anger, disgust, fear")),
         (b"label,voice\nFear,sound.wav\n", InputError, 2, ("'Fear'", "it must be one of")),
@@ -801,7 +834,9 @@ def test_a_folder_is_no_manifest(bundle: Path, tmp_path: Path, capsys: Capture) 
         (["info", "--bundle", "{tmp}"], "manifest.json cannot be read"),
     ],
 )
-def test_a_process_ends_without_a_traceback(words: list[str], says: str, bundle: Path, tmp_path: Path) -> None:
+def test_a_process_ends_without_a_traceback(
+    words: list[str], says: str, bundle: Path, tmp_path: Path
+) -> None:
     (tmp_path / "text.mp4").write_text("not a film\n")
     filled = [word.format(tmp=tmp_path, demo=cli.DEMO) for word in words]
     if "--bundle" not in filled:

@@ -1,4 +1,4 @@
-"""Real recordings through every door: the command line, `watch`, a `Stream`, `recognize` and `evaluate` agree."""
+"""Real recordings: the command line, `watch`, a `Stream`, `recognize` and `evaluate` agree on them."""
 
 from __future__ import annotations
 
@@ -89,8 +89,9 @@ def check_same(answers: list[Emotion], expected: list[Emotion]) -> None:
 
 
 def what(emotion: Emotion) -> tuple[object, ...]:
-    box = emotion.box
-    return (emotion.time, emotion.track, box, emotion.state, emotion.label, emotion.modalities, emotion.reasons)
+    """All of an answer but its probabilities, valence and arousal."""
+    names = ("time", "track", "box", "state", "label", "modalities", "reasons")
+    return tuple(getattr(emotion, name) for name in names)
 
 
 def close(value: Any) -> Any:
@@ -206,7 +207,7 @@ def test_a_happy_clip_looks_and_sounds_happier_than_the_others(watched: dict[str
 # --- chunks, order and cuts
 
 
-@pytest.mark.parametrize("name", [HAPPY, SURPRISED])
+@pytest.mark.parametrize("name", [HAPPY, pytest.param(SURPRISED, marks=pytest.mark.slow)])
 def test_a_stream_in_odd_chunks_answers_as_watch_does(
     name: str, data: Path, model: Recognizer, watched: dict[str, list[Emotion]]
 ) -> None:
@@ -250,6 +251,8 @@ def newest_pictures(path: Path, hops: int) -> list[NDArray[np.uint8]]:
     newest: dict[int, Frame] = {}
     for frame in Clip(path, ("face",)):
         assert isinstance(frame, Frame)
+        if frame.time >= hops * HOP - 1e-6:
+            break
         newest[int((frame.time + 1e-6) / HOP)] = frame
     return [newest[hop].image() for hop in range(hops)]
 
@@ -294,7 +297,7 @@ def test_evaluate_answers_a_clip_as_watch_does(
     data: Path, model: Recognizer, watched: dict[str, list[Emotion]], tmp_path: Path
 ) -> None:
     manifest = tmp_path / "clips.csv"
-    rows = [("happiness", HAPPY), ("surprise", SURPRISED)]
+    rows = [("happiness", HAPPY), ("sadness", SAD)]
     lines = [f"{label},{data.resolve() / name},{data.resolve() / name}" for label, name in rows]
     manifest.write_text("\n".join(["label,face,voice", *lines]) + "\n")
     report = evaluate(manifest, model)

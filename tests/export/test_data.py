@@ -123,7 +123,15 @@ def test_ferplus_counts(data: Path) -> None:
         assert faces.images.shape == (len(faces.votes), 48, 48) and faces.votes.shape[1] == 10
         assert set(faces.majority.tolist()) == set(range(-1, 7))
         found[split] = (len(faces.images), int((faces.majority >= 0).sum()))
-    assert found == {"train": (25702, 19580), "develop": (2856, 2167), "test": (3579, 2857)}
+    assert found == {"train": (25148, 19156), "develop": (2827, 2146), "test": (3579, 2857)}
+
+
+def test_no_picture_is_in_two_splits_of_ferplus(data: Path) -> None:
+    known = [
+        {image.tobytes() for image in ferplus.read(data / "ferplus", split).images}
+        for split in ("train", "develop", "test")
+    ]
+    assert not known[0] & known[1] and not known[0] & known[2] and not known[1] & known[2]
 
 
 # Voices

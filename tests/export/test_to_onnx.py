@@ -221,7 +221,7 @@ def write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[nn.Modul
     """Writes a module with an exporter that gives the graph it is told to."""
 
     def write(module: nn.Module, model: onnx.ModelProto) -> Path:
-        program = SimpleNamespace(save=lambda buffer: buffer.write(model.SerializeToString()))
+        program = SimpleNamespace(model_proto=model)
         monkeypatch.setattr(torch.onnx, "export", lambda *given, **options: program)
         names = [item.name for item in model.graph.output]
         to_onnx.write(module, {"x": torch.tensor([-1.0, 0.5])}, names, tmp_path / "net.onnx")
