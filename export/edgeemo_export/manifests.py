@@ -13,7 +13,7 @@ from .data import ferplus, voices
 from .data.labels import LABELS, RAVDESS
 from .data.tokens import pair_by_label
 
-PAIRS = 6000
+PAIRS = 3000
 
 
 def write_all(data: Path, folder: Path) -> dict[str, Path]:
