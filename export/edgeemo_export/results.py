@@ -215,7 +215,7 @@ def _page(manifest: dict[str, Any], table: str, sections: Sequence[str]) -> str:
                 f"# Results of {manifest['name']} {manifest['version']}",
                 "Written by `edgeemo-export results`; one trained model, seed "
                 f"{provenance['seed']}. Splits are by speaker. Trained on {'; '.join(provenance['data'])}; "
-                f"temperatures and the measure of the prior chosen on {'; '.join(provenance['development'])}. "
+                f"calibrated on {'; '.join(provenance['development'])}. "
                 f"Intervals are 95 % percentile bootstrap intervals over the items ({DRAWS:,} draws).",
                 table,
                 *sections,

@@ -93,7 +93,15 @@ def test_default_recipe(corpora: set[str], tmp_path: Path) -> None:
     keys = {
         "face": {f"{figure}_{prior}" for figure in ("wa", "ua") for prior in ("balanced", "half", "natural")},
         "voice": {"wa_ravdess", "ua_ravdess"},
-        "fusion": {"ua_fused", "ua_late", "ua_face", "ua_voice", "wa_still", "ua_still"},
+        "fusion": {
+            *(
+                f"ua_{kind}_{way}"
+                for kind in ("still", "moving")
+                for way in ("fused", "late", "face", "voice")
+            ),
+            "wa",
+            "ua",
+        },
     }
     for name, module in parts(trained).items():
         assert not module.training
@@ -269,16 +277,38 @@ def test_confusion(monkeypatch: pytest.MonkeyPatch) -> None:
     np.testing.assert_allclose(found.numpy(), expected / expected.sum(axis=1, keepdims=True), atol=1e-6)
 
 
-def test_development_pairs() -> None:
+@pytest.mark.parametrize("moving", [False, True])
+def test_development_pairs(moving: bool) -> None:
     faces, utterances = banks()
-    face_tokens, face_mask, voice_tokens, voice_mask, labels = fusion.development_pairs(faces, utterances)
-    assert len(labels) == fusion.DEVELOPMENT_PAIRS
-    assert (face_mask.sum(dim=1) == 1).all()
-    assert torch.equal(face_tokens[face_mask > 0].argmax(dim=1), labels)
-    assert torch.equal(voice_tokens[:, -1].argmax(dim=1), labels)
+    pairs = fusion.development_pairs(faces, utterances, moving)
+    face_tokens, face_mask, voice_tokens, voice_mask = pairs.inputs
+    assert len(pairs.labels) == fusion.DEVELOPMENT_PAIRS
+    if moving:
+        assert (face_mask.sum(dim=1) >= 1).all() and face_mask.sum(dim=1).max() > 30
+    else:
+        assert (face_mask.sum(dim=1) == 1).all()
+        assert torch.equal(face_tokens[face_mask > 0].argmax(dim=1), pairs.labels)
+    assert torch.equal(voice_tokens[:, -1].argmax(dim=1), pairs.labels)
     assert (voice_mask[:, -1] == 1).all()
-    again = fusion.development_pairs(faces, utterances)
-    assert torch.equal(again[0], face_tokens) and torch.equal(again[4], labels)
+    again = fusion.development_pairs(faces, utterances, moving)
+    assert torch.equal(again.inputs[0], face_tokens) and torch.equal(again.labels, pairs.labels)
+
+
+def test_terms_are_weighed_by_what_they_are_worth(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The face's logits are twice too large, the voice's half too small, and the joint term says nothing."""
+    random = torch.Generator().manual_seed(0)
+    truth = torch.arange(CLASSES).repeat(1000)
+    shown = nn.functional.one_hot(truth, CLASSES)
+    face, voiced, noise = (torch.randn(len(truth), CLASSES, generator=random) for _ in range(3))
+    model = new_fusion()
+    monkeypatch.setattr(model, "face_logits", lambda tokens, mask: 2.0 * (face + shown))
+    monkeypatch.setattr(model, "voice_logits", lambda tokens, mask: 0.5 * (voiced + shown))
+    monkeypatch.setattr(model, "joint_logits", lambda *given: noise)
+    nn.init.ones_(model.joint[3].weight)
+    empty = torch.zeros(len(truth), 1)
+    fusion._weigh(model, fusion.Pairs((empty, empty, empty, empty), truth))
+    assert model.weights.tolist() == pytest.approx([0.5, 2.0], rel=0.1)
+    assert model.joint[3].weight.abs().max() < 0.1
 
 
 def test_calibration_finds_temperatures(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -296,13 +326,15 @@ def test_calibration_finds_temperatures(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr(model, "face_logits", lambda tokens, mask: face_logits)
     monkeypatch.setattr(model, "voice_logits", lambda tokens, mask: voice_logits)
     monkeypatch.setattr(
-        AttentionFusion, "forward", lambda self, *given: (both / self.temperatures[2], None, None, None)
+        AttentionFusion,
+        "forward",
+        lambda self, *given: (torch.cat([both, both]) / self.temperatures[2], None, None, None),
     )
     tokens, mask = torch.zeros(1, count, SLOTS, 8), torch.ones(1, count, SLOTS)
     shares = nn.functional.one_hot(truth, CLASSES).float()
-    monkeypatch.setattr(
-        fusion, "development_pairs", lambda faces, voices: (tokens[0], mask[0], tokens[0], mask[0], truth)
-    )
+    pairs = fusion.Pairs((tokens[0], mask[0], tokens[0], mask[0]), truth)
+    monkeypatch.setattr(fusion, "development_pairs", lambda faces, voices, moving: pairs)
+    monkeypatch.setattr(fusion, "_weigh", lambda model, pairs: None)  # has its own test
     model.temperatures.fill_(7.0)  # what an earlier calibration left
     banks = FaceBank(tokens[:, :, 0], shares, truth), VoiceBank(tokens, mask, truth)
     fusion.calibrate(model, *banks, torch.zeros(CLASSES))

@@ -200,29 +200,25 @@ def test_sequences(drawer: Drawer) -> None:
     assert 0.01 < stray.sum() / valid.sum() < 0.07
     emotional = labels != NEUTRAL
     shares = (own.sum(dim=1) / valid.sum(dim=1))[emotional]
-    # Shown at least once, but for a stray in the one place that always tells.
-    assert (shares > 0).float().mean() > 0.93
-    assert 0.45 < shares.mean() < 0.75 and shares.std() > 0.15
+    # A quarter never shows anything, and what shows weakly still looks neutral.
+    assert 0.4 < (shares > 0).float().mean() < 0.75
+    assert 0.15 < shares.mean() < 0.5 and shares.std() > 0.15
     assert mask.mean() == pytest.approx(0.44, abs=0.05)
     assert mask.sum(dim=1).min() < 8 and mask.sum(dim=1).max() > 36
 
 
 def test_sequences_move_with_the_resting_face(faces: FaceBank, utterances: VoiceBank) -> None:
-    # Neutral pictures differ in the last entry, so a sequence's tokens are moved in it, all alike.
+    # Neutral pictures differ in the last entry alone. A window of neutral tokens is their mixture, moved by
+    # up to 0.7 of the difference of one of them from the mean, all of it alike.
     tokens = faces.tokens.clone()
     neutral = (faces.labels == NEUTRAL).nonzero()[:, 0]
-    tokens[:, neutral, -1] = torch.linspace(1.0, 3.0, len(neutral))
+    tokens[:, neutral, -1] = torch.linspace(10.0, 12.0, len(neutral))
     drawer = Drawer(FaceBank(tokens, faces.shares, faces.labels), utterances, torch.eye(CLASSES))
-    labels = torch.full((50,), LABELS.index("anger"))
-    made, mask = drawer.sequences(labels, seeded())
-    means = []
-    for row, valid in zip(made, mask, strict=True):
-        angry = row[(valid == 1) & (row[:, 0] > 0), -1]
-        if len(angry):
-            assert angry.max() - angry.min() < 1e-5
-            means.append(angry[0].item())
-    # Neutral pictures are up to 1 from their mean, and the measure is at most 0.6.
-    assert 0.4 - 1e-5 < min(means) < 0.8 and 1.2 < max(means) < 1.6 + 1e-5
+    made, mask = drawer.sequences(torch.full((400,), NEUTRAL), seeded())
+    full = mask.sum(dim=1) > 30
+    means = (made[..., -1] * mask).sum(dim=1)[full] / mask.sum(dim=1)[full]
+    assert full.sum() > 30
+    assert 10.0 < means.min() < 10.8 and 11.2 < means.max() < 12.0
 
 
 def test_utterances(drawer: Drawer, utterances: VoiceBank) -> None:

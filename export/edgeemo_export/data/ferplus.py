@@ -54,8 +54,8 @@ class Faces:
 def read(folder: Path, split: str) -> Faces:
     """Read ``'train'``, ``'develop'`` (every tenth of the corpus' train) or ``'test'`` (its valid).
 
-    Some pictures of FER2013 are in the corpus more than once, in different splits. One that the test set holds is dropped
-    from the other two, and one that the development set holds from the training set.
+    Some pictures of FER2013 are in the corpus more than once, in different splits. One that the test set
+    holds is dropped from the other two, and one that the development set holds from the training set.
     """
     test = _load(folder / "valid.npz")
     if split == "test":

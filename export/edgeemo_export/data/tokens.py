@@ -110,29 +110,38 @@ class Drawer:
         copies = torch.randint(len(self.faces.tokens), (count,), generator=random)
         return self.faces.tokens[copies, rows][:, None], self.faces.shares[rows]
 
-    def sequences(self, labels: Tensor, random: torch.Generator) -> tuple[Tensor, Tensor]:
-        """Sequences of faces of somebody who shows ``labels`` part of the time, and last, and is neutral else.
+    def pictures(self, labels: Tensor, random: torch.Generator) -> Tensor:
+        """Tokens of pictures of the majority ``labels``, which may have any shape: ``[..., D]``."""
+        rows = self._any_of(self.pictures_of, labels, random)
+        copies = torch.randint(len(self.faces.tokens), rows.shape, generator=random)
+        return self.faces.tokens[copies, rows]
 
-        One person's resting face differs from another's, and for a whole clip: the difference of a random
-        neutral picture from the mean one is added to all tokens of a sequence, in random measure.
+    def sequences(self, labels: Tensor, random: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Sequences of faces of people who talk: ``labels`` show some of the time, weakly, or never.
+
+        Somebody who talks looks neutral most of the time, and what shows is weaker than in a still that
+        somebody found worth a photograph: it lies between a neutral token and a telling one, at a place drawn
+        for the sequence; in a quarter of the sequences nothing shows. One person's resting face differs from
+        another's, and for a whole clip: the difference of a random neutral picture from the mean is added,
+        in random measure.
 
         Returns:
             Tokens ``[n, SLOTS, D]`` and masks ``[n, SLOTS]``.
         """
         count = len(labels)
-        share = 0.15 + 0.85 * torch.rand(count, 1, generator=random)
+        share = 0.1 + 0.9 * torch.rand(count, 1, generator=random)
         telling = torch.rand(count, SLOTS, generator=random) < share
-        telling[:, -1] = True
+        strength = 0.2 + 0.8 * torch.rand(count, 1, 1, generator=random)
+        strength = strength * (torch.rand(count, 1, 1, generator=random) >= 0.25)
+        strength = strength * (0.6 + 0.4 * torch.rand(count, SLOTS, 1, generator=random))
         shown = torch.where(telling, labels[:, None], NEUTRAL)
         # Now and then a picture says something else: a blink, a blurred or badly cropped frame.
         stray = torch.rand(count, SLOTS, generator=random) < 0.05
         shown = torch.where(stray, torch.randint(len(LABELS), shown.shape, generator=random), shown)
-        rows = self._any_of(self.pictures_of, shown, random)
-        copies = torch.randint(len(self.faces.tokens), rows.shape, generator=random)
-        tokens = self.faces.tokens[copies, rows]
-        bases = self._any_of(self.pictures_of, torch.full((count,), NEUTRAL), random)
-        measure = torch.rand(count, 1, 1, generator=random) * 0.6
-        tokens = (tokens + measure * (self.faces.tokens[0, bases] - self.resting)[:, None]).clamp(min=0.0)
+        resting = self.pictures(torch.full((count, SLOTS), NEUTRAL), random)
+        tokens = resting.lerp(self.pictures(shown, random), strength)
+        own = self.pictures(torch.full((count, 1), NEUTRAL), random) - self.resting
+        tokens = (tokens + 0.7 * torch.rand(count, 1, 1, generator=random) * own).clamp(min=0.0)
         # At least the last picture, and from there between one in eight and all of them.
         kept = torch.rand(count, SLOTS, generator=random) < torch.exp2(
             -3.0 * torch.rand(count, 1, generator=random)

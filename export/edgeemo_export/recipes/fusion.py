@@ -15,7 +15,6 @@ from torch.nn import functional as F
 from ..data import ferplus, voices
 from ..data.labels import LABELS, NORMS
 from ..data.tokens import (
-    SLOTS,
     Drawer,
     FaceBank,
     VoiceBank,
@@ -86,12 +85,9 @@ def _still_loss(model: AttentionFusion, drawer: Drawer, log_prior: Tensor, rando
 
 def _pair_loss(model: AttentionFusion, drawer: Drawer, random: torch.Generator) -> Tensor:
     labels = torch.randint(len(LABELS), (BATCH,), generator=random)
-    face, face_mask = drawer.sequences(labels, random)
-    # A quarter of the faces are one still: the rest of their tokens is dropped.
-    still = torch.rand(BATCH, 1, generator=random) < 0.25
-    newest = torch.zeros(SLOTS)
-    newest[-1] = 1.0
-    face_mask = torch.where(still, face_mask * newest, face_mask)
+    stills, still_mask = at_random_slot(drawer.pictures(labels[: BATCH // 4, None], random), random)
+    moving, moving_mask = drawer.sequences(labels[BATCH // 4 :], random)
+    face, face_mask = torch.cat([stills, moving]), torch.cat([still_mask, moving_mask])
     voice, voice_mask = drawer.utterances(labels, random)
     alone = model.face_logits(face, face_mask)
     fused = (
@@ -115,35 +111,43 @@ def confusion(voice: VoiceModel, develop: VoiceBank) -> Tensor:
 
 
 @torch.no_grad()
-def development_pairs(
-    faces: FaceBank, voices: VoiceBank, seed: int = 1
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Pairs of a still and an utterance of one label, as the fusion's inputs, and the labels."""
+def development_pairs(faces: FaceBank, voices: VoiceBank, moving: bool, seed: int = 1) -> Pairs:
+    """Pairs of a face and an utterance of one label, out of the development set.
+
+    Args:
+        faces: bank of its pictures.
+        voices: bank of its utterances.
+        moving: faces are sequences of somebody who talks, made up as in training; else stills.
+        seed: of the draw.
+    """
     random = torch.Generator().manual_seed(seed)
     pictures, utterances = pair_by_label(faces.labels, voices.labels, DEVELOPMENT_PAIRS, random)
-    face, face_mask = at_random_slot(faces.tokens[0, pictures][:, None], random)
-    return (
-        face,
-        face_mask,
-        voices.tokens[0, utterances],
-        voices.masks[0, utterances],
-        voices.labels[utterances],
-    )
+    labels = voices.labels[utterances]
+    if moving:
+        face, face_mask = Drawer(faces, voices, torch.eye(len(LABELS))).sequences(labels, random)
+    else:
+        face, face_mask = at_random_slot(faces.tokens[0, pictures][:, None], random)
+    return Pairs((face, face_mask, voices.tokens[0, utterances], voices.masks[0, utterances]), labels)
 
 
 @torch.no_grad()
 def score(model: AttentionFusion, faces: FaceBank, voices: VoiceBank) -> dict[str, float]:
     """UA of the fusion, of each modality and of their sum, on pairs; WA and UA on stills."""
     model.eval()
-    *inputs, labels = development_pairs(faces, voices)
-    logits, _, face, voice = model(*inputs)
-    late = face.log_softmax(1) + voice.log_softmax(1)
-    answers = {"fused": logits, "late": late, "face": face, "voice": voice}
-    figures = {f"ua_{name}": accuracies(value.argmax(1), labels)["ua"] for name, value in answers.items()}
+    figures: dict[str, float] = {}
+    for kind, moving in (("still", False), ("moving", True)):
+        pairs = development_pairs(faces, voices, moving)
+        logits, _, face, voice = model(*pairs.inputs)
+        late = face.log_softmax(1) + voice.log_softmax(1)
+        answers = {"fused": logits, "late": late, "face": face, "voice": voice}
+        figures |= {
+            f"ua_{kind}_{name}": accuracies(value.argmax(1), pairs.labels)["ua"]
+            for name, value in answers.items()
+        }
     kept = faces.labels >= 0
     stills = model.face_logits(faces.tokens[0, kept][:, None], torch.ones(int(kept.sum()), 1)) + model.prior
     for name, value in accuracies(stills.argmax(1), faces.labels[kept]).items():
-        figures[f"{name}_still"] = value
+        figures[name] = value
     return figures
 
 
@@ -160,18 +164,23 @@ def calibrate(model: AttentionFusion, faces: FaceBank, voices: VoiceBank, log_pr
     model.temperatures.fill_(1.0)
     model.temperatures[0] = temperature(stills + model.prior, truth)
     model.temperatures[1] = temperature(model.voice_logits(voices.tokens[0], voices.masks[0]), voices.labels)
-    *inputs, labels = development_pairs(faces, voices)
-    _weigh(model, inputs, labels)
-    model.temperatures[2] = temperature(model(*inputs)[0], labels)
+    kinds = [development_pairs(faces, voices, moving) for moving in (False, True)]
+    pairs = Pairs(
+        tuple(torch.cat(parts) for parts in zip(*(kind.inputs for kind in kinds), strict=True)),
+        torch.cat([kind.labels for kind in kinds]),
+    )
+    _weigh(model, pairs)
+    model.temperatures[2] = temperature(model(*pairs.inputs)[0], pairs.labels)
 
 
 @torch.no_grad()
-def _weigh(model: AttentionFusion, inputs: list[Tensor], labels: Tensor) -> None:
+def _weigh(model: AttentionFusion, pairs: Pairs) -> None:
     """Set the measures of face, voice and joint term to those of least cross-entropy, labels weighted evenly.
 
-    Training knows unseen voices only by their confusions, so what each term is worth is left to the speakers of the
-    development set: three numbers, which 4000 pairs of them determine well.
+    Training knows unseen voices only by their confusions, so what each term is worth is left to the
+    speakers of the development set: three numbers, which thousands of pairs determine well.
     """
+    inputs, labels = pairs.inputs, pairs.labels
     terms = [model.face_logits(*inputs[:2]), model.voice_logits(*inputs[2:]), model.joint_logits(*inputs)]
     even = 1.0 / torch.bincount(labels, minlength=len(LABELS)).clamp(min=1)
     measures = torch.ones(3, requires_grad=True)
@@ -188,6 +197,7 @@ def _weigh(model: AttentionFusion, inputs: list[Tensor], labels: Tensor) -> None
     solver.step(loss)
     model.weights.copy_(measures[:2])
     last = model.joint[-1]
+    assert isinstance(last, nn.Linear)
     for parameter in (last.weight, last.bias):
         parameter.mul_(measures[2])
 
@@ -200,6 +210,19 @@ def _measure_of_prior(stills: Tensor, truth: Tensor, log_prior: Tensor) -> float
         tried.append((figures["wa"], figures["ua"], measure))
     best = max(tried)[0]
     return float(max((ua, measure) for wa, ua, measure in tried if wa >= best - GIVEN_UP)[1])
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """Windows with a face and a voice of one label.
+
+    Attributes:
+        inputs: the fusion's, in its order.
+        labels: ``[n]``.
+    """
+
+    inputs: tuple[Tensor, ...]
+    labels: Tensor
 
 
 @dataclass(frozen=True)
