@@ -44,6 +44,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     results.add_argument(
         "--documents", type=Path, nargs="*", default=[], help="documents whose marked part is rewritten"
     )
+    seeds = verbs.add_parser("seeds", help="score finished runs of several seeds and write mean and spread")
+    seeds.add_argument("--data", type=Path, required=True)
+    seeds.add_argument("--runs", type=Path, nargs="+", required=True, help="two or more run folders")
+    seeds.add_argument("--page", type=Path, required=True, help="page to write")
     chosen = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s: %(message)s")
     try:
@@ -63,6 +67,11 @@ def _run(chosen: argparse.Namespace) -> None:
         from . import results
 
         results.write(chosen.bundle, chosen.data, chosen.work, chosen.page, chosen.documents)
+        return
+    if chosen.verb == "seeds":
+        from . import spread
+
+        spread.write(chosen.runs, chosen.data, chosen.page)
         return
     import torch
 
