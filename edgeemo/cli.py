@@ -102,7 +102,7 @@ def _info(arguments: argparse.Namespace, console: Console) -> int:
     from edgeemo.inference.bundle import Bundle
     from edgeemo.recognition.recognizer import DEFAULT_BUNDLE
 
-    bundle = Bundle.read(arguments.bundle or DEFAULT_BUNDLE)
+    bundle = Bundle.read(DEFAULT_BUNDLE if arguments.bundle is None else arguments.bundle)
     bundle.verify()
     if arguments.json:
         console.json({"path": str(bundle.path), **bundle.manifest})
@@ -159,7 +159,7 @@ def _watched(arguments: argparse.Namespace, console: Console) -> Iterator[tuple[
     from edgeemo.capture.source import open_source
 
     model = _load(arguments)
-    hop = arguments.hop or model.bundle.hop
+    hop = model.bundle.hop if arguments.hop is None else arguments.hop
     source = open_source(arguments.source, camera=arguments.camera, microphone=arguments.microphone)
     total = "" if source.duration is None else f" of {source.duration:.1f}"
 
@@ -253,7 +253,10 @@ def _device(text: str) -> int | str:
 
 
 def _seconds(text: str) -> float:
-    value = float(text)
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
     if not (math.isfinite(value) and value > 0):
-        raise argparse.ArgumentTypeError(f"{text} is not a time in seconds above 0")
+        raise argparse.ArgumentTypeError(f"{text!r}: give seconds above 0, such as 0.1")
     return value

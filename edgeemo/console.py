@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import logging
 import os
@@ -24,6 +25,10 @@ class Console:
     """
 
     def __init__(self, out: TextIO, err: TextIO) -> None:
+        for stream in (out, err):
+            # The names of files and bundles may hold what the terminal's encoding has no sign for.
+            if isinstance(stream, io.TextIOWrapper):
+                stream.reconfigure(errors="backslashreplace")
         self._out = out
         self._err = err
         self._next_status = 0.0

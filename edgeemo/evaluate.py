@@ -5,14 +5,13 @@ from __future__ import annotations
 import csv
 import heapq
 import logging
-import mimetypes
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from edgeemo.capture.clip import Clip, read_pictures, read_sound
+from edgeemo.capture.clip import PICTURE_SUFFIXES, Clip, read_pictures, read_sound
 from edgeemo.capture.source import Frame, Sound
 from edgeemo.errors import EdgeEmoError, InputError, SourceError
 from edgeemo.figures import Answer, Report, report
@@ -70,8 +69,13 @@ def evaluate(
         answers.append(Answer(item.line, item.label, item.speaker, emotion))
         if progress is not None:
             progress(done, len(items))
-    modalities = [name for name in model.bundle.modalities if any(name in item.paths for item in items)]
-    return report(model.labels, modalities, answers)
+    outputs = model.bundle.graphs["fusion"].outputs
+    alone = [
+        name
+        for name in model.bundle.modalities
+        if f"{name}_logits" in outputs and any(name in item.paths for item in items)
+    ]
+    return report(model.labels, alone, answers)
 
 
 # --- the manifest
@@ -138,9 +142,7 @@ def _answer(item: _Item, model: Recognizer, face_is_cropped: bool) -> Emotion:
 
 
 def _is_video(path: Path) -> bool:
-    kind, _ = mimetypes.guess_type(path.name, strict=False)
-    still = (kind or "").startswith("image/") and kind != "image/gif"
-    return not (still or path.is_dir())
+    return not (path.is_dir() or path.suffix.lower() in PICTURE_SUFFIXES)
 
 
 def _events(face: Path, voice: Path | None) -> Iterator[Frame | Sound]:

@@ -52,8 +52,9 @@ class Report:
         labels: all classes of the model.
         ece: expected calibration error over the answered items, in 15 equal-width bins of the top
             probability.
-        single: UA of each modality alone; None with one modality.
-        late: UA of the added log-probabilities of the modalities; None with one modality.
+        single: UA of each modality alone; None with one modality, or where the model does not say what two
+            modalities alone show.
+        late: UA of the added log-probabilities of the modalities; None with `single`.
         classes: the classes present, in the order of `labels`.
         absent: items without an answer, which are in no column of `confusion`.
         items: every item with its answer, in the order of the manifest; not in `to_dict`.
@@ -102,12 +103,13 @@ class Report:
         return "\n".join(lines)
 
 
-def report(labels: tuple[str, ...], modalities: Sequence[str], items: Sequence[Answer]) -> Report:
+def report(labels: tuple[str, ...], alone: Sequence[str], items: Sequence[Answer]) -> Report:
     """The figures of `items`, of which there is at least one.
 
     Args:
         labels: the classes of the model.
-        modalities: what was given; of two each is also measured alone, and their late fusion.
+        alone: the modalities that were given and that the model also answers alone; of two each is also
+            measured alone, and their late fusion.
         items: items with labels out of `labels`.
     """
     truth = np.array([labels.index(item.label) for item in items])
@@ -116,11 +118,11 @@ def report(labels: tuple[str, ...], modalities: Sequence[str], items: Sequence[A
     recall = recalls(truth, chosen)
     confusion = np.zeros((len(labels), len(labels)), np.int64)
     np.add.at(confusion, (truth[chosen >= 0], chosen[chosen >= 0]), 1)
-    alone = {
+    tables = {
         modality: _table([item.emotion.by_modality.get(modality) for item in items], len(labels))
-        for modality in modalities
+        for modality in alone
     }
-    joined = len(modalities) > 1
+    joined = len(alone) > 1
     return Report(
         n=len(items),
         wa=float(np.mean(truth == chosen)),
@@ -129,8 +131,8 @@ def report(labels: tuple[str, ...], modalities: Sequence[str], items: Sequence[A
         confusion=tuple(tuple(row) for row in confusion.tolist()),
         labels=labels,
         ece=calibration_error(np.exp(fused), truth),
-        single={name: _mean(recalls(truth, _best(logs))) for name, logs in alone.items()} if joined else None,
-        late=_mean(recalls(truth, _best(_added(list(alone.values()))))) if joined else None,
+        single={name: _ua(truth, logs) for name, logs in tables.items()} if joined else None,
+        late=_ua(truth, _added(list(tables.values()))) if joined else None,
         classes=tuple(labels[index] for index in recall),
         absent=int(np.count_nonzero(chosen < 0)),
         items=tuple(items),
@@ -187,6 +189,10 @@ def _added(tables: Sequence[NDArray[np.float64]]) -> NDArray[np.float64]:
     stacked = np.stack(tables)
     given = np.count_nonzero(~np.isnan(stacked[:, :, 0]), axis=0)
     return np.where(given[:, None] > 0, np.nansum(stacked, axis=0), np.nan)
+
+
+def _ua(truth: NDArray[np.int64], logs: NDArray[np.float64]) -> float:
+    return _mean(recalls(truth, _best(logs)))
 
 
 def _mean(values: Mapping[int, float]) -> float:

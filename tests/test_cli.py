@@ -115,6 +115,19 @@ def test_usage(words: list[str], status: int, capsys: pytest.CaptureFixture[str]
     assert (err == "") == (status == 0)
 
 
+@pytest.mark.parametrize("text", ["often", "0", "-0.1", "nan", ""])
+def test_a_hop_that_is_none_is_explained(text: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        cli.main(["run", "clip.mp4", f"--hop={text}"])
+    assert f"argument --hop: {text!r}: give seconds above 0, such as 0.1\n" in capsys.readouterr().err
+
+
+def test_an_empty_name_is_not_the_default_bundle(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["info", "--bundle", ""]) == 2
+    out, err = capsys.readouterr()
+    assert (out, err[:17]) == ("", "edgeemo: bundle .")
+
+
 def test_help_imports_nothing_heavy() -> None:
     code = (
         "import sys, edgeemo.cli\n"
@@ -262,6 +275,21 @@ def test_progress_is_shown_on_a_terminal_and_taken_back(
     assert err.getvalue() == "0.1 of 0.3 s\r\x1b[2K"
 
 
+def test_names_that_the_terminal_cannot_show(bundle: Path, tmp_path: Path) -> None:
+    copy = shutil.copytree(bundle, tmp_path / "Gefühl")
+    manifest = json.loads((copy / "manifest.json").read_text())
+    (copy / "manifest.json").write_text(json.dumps({**manifest, "name": "\udcff"}))  # no character at all
+    done = subprocess.run(
+        [sys.executable, "-m", "edgeemo", "info", "--bundle", str(copy)],
+        capture_output=True,
+        check=False,
+        env={**os.environ, "PYTHONIOENCODING": "ascii"},
+        cwd=Path(cli.__file__).parent.parent,
+    )
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert b"bundle: \\udcff 1.0" in done.stdout and b"Gef\\xfchl" in done.stdout
+
+
 # --- the other verbs
 
 
@@ -347,6 +375,20 @@ def test_doctor_explains_a_broken_library() -> None:
     assert optional()[0] == "warn"
 
 
+def test_doctor_without_a_home(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("cv2")
+
+    def no_home() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    for name in ("XDG_CACHE_HOME", "EDGEEMO_FACE_DETECTOR"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(Path, "home", no_home)
+    monkeypatch.setattr(doctor, "CHECKS", {"face detector": doctor.CHECKS["face detector"]})
+    (check,) = doctor.examine()
+    assert (check.state, check.detail) == ("ok", "cascade of OpenCV")
+
+
 # --- the real runtime, with a bundle of a few kilobytes
 
 
@@ -423,7 +465,8 @@ def test_run_answers_a_truncated_clip_up_to_the_cut(
 
 def test_info_prints_the_contract(bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["info", "--bundle", str(bundle)]) == 0
-    assert "CC0-1.0" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "CC0-1.0" in out and "notice: Made by a test; it knows nothing about emotions." in out
     assert cli.main(["info", "--bundle", str(bundle), "--json"]) == 0
     told = json.loads(capsys.readouterr().out)
     assert told == {"path": str(bundle), **json.loads((bundle / "manifest.json").read_text())}

@@ -115,6 +115,56 @@ def test_a_video_keeps_its_times(tmp_path: Path, model: Recognizer, tiny: Tiny, 
     assert seen[0].modalities == ("face", "voice") and seen[0].time == pytest.approx(3.0, abs=0.11)
 
 
+@pytest.mark.parametrize("lacking", [("face_logits",), ("face_logits", "voice_logits")])
+def test_what_a_modality_alone_shows_is_not_made_up(
+    tmp_path: Path, model: Recognizer, tiny: Tiny, lacking: tuple[str, ...]
+) -> None:
+    entries = json.loads((model.bundle.path / "manifest.json").read_text("utf-8"))
+    outputs = entries["graphs"]["fusion"]["outputs"]
+    entries["graphs"]["fusion"]["outputs"] = {
+        name: spec for name, spec in outputs.items() if name not in lacking
+    }
+    bundle = write_bundle(tmp_path / "bundle", tiny, graphs=entries["graphs"])
+    lesser = fake_model(bundle, tiny)
+    fusion = lesser.graphs["fusion"]
+    compute = fusion.compute  # type: ignore[attr-defined]
+    fusion.compute = lambda feeds: {  # type: ignore[attr-defined]
+        name: values for name, values in compute(feeds).items() if name not in lacking
+    }
+    face, voice = picture(tmp_path / "a.png", tiny, "fear"), sound(tmp_path / "a.wav", tiny, "fear")
+    result = evaluate(
+        manifest(tmp_path, "label,face,voice", f"fear,{face},{voice}"), lesser, face_is_cropped=True
+    )
+    assert (result.wa, result.single, result.late) == (1.0, None, None)
+    assert "alone" not in str(result)
+
+
+def test_a_set_that_is_wholly_silent_shows_nothing_by_voice(
+    tmp_path: Path, model: Recognizer, tiny: Tiny
+) -> None:
+    face = picture(tmp_path / "a.png", tiny, "fear")
+    write_clip(tmp_path / "silence.wav", sound=np.zeros(14400, np.float32))
+    path = manifest(tmp_path, "label,face,voice", f"fear,{face},silence.wav")
+    result = evaluate(path, model, face_is_cropped=True)
+    assert result.single == {"face": 1.0, "voice": 0.0} and result.late == 1.0
+
+
+def test_what_a_picture_is_does_not_depend_on_the_machine(
+    tmp_path: Path, model: Recognizer, tiny: Tiny, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mimetypes.guess_type", lambda *_, **__: (None, None))  # knows no .png or .webp
+    lines = [f"{label},{picture(tmp_path / name, tiny, label)},{sound(tmp_path / 'a.wav', tiny, label, 0.4)}"
+             for label, name in (("fear", "a.webp"), ("fear", "a.PNG"))]  # fmt: skip
+    emotions = [item.emotion for item in evaluate(
+        manifest(tmp_path, "label,face,voice", *lines), model, face_is_cropped=True).items]  # fmt: skip
+    # A picture lies in the middle of the voice; the only one of a video would be at its start.
+    expected = model.recognize(
+        tiny.face("fear"), np.round(tiny.voice("fear", 0.4) * 32767) / 32768, 8000, face_is_cropped=True
+    )
+    for emotion in emotions:
+        assert emotion.probabilities == pytest.approx(expected.probabilities, abs=1e-3)
+
+
 def test_an_item_without_an_answer_is_wrong(tmp_path: Path, model: Recognizer, tiny: Tiny) -> None:
     face = picture(tmp_path / "face.png", tiny, "fear")
     path = manifest(tmp_path, "label,face", f"fear,{face}", f"anger,{face}")

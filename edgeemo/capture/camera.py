@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from edgeemo.capture.mailbox import Clock, Mailbox, start_clock
 from edgeemo.capture.source import Frame, Sound
-from edgeemo.errors import SourceError
+from edgeemo.errors import InputError, SourceError, shown
 
 if TYPE_CHECKING:
     import cv2
@@ -33,6 +33,7 @@ class Camera:
         device: The index of a camera, its device file (/dev/video0) or a stream address (rtsp://...).
 
     Raises:
+        InputError: `device` is none of these.
         SourceError: It cannot be opened or gives no picture.
     """
 
@@ -41,7 +42,9 @@ class Camera:
     live: bool = True
 
     def __init__(self, device: int | str = 0) -> None:
-        self._device = int(device) if str(device).isdecimal() else device
+        if not isinstance(device, int | str | Path):
+            raise InputError(f"camera: {shown(device)}; give its index, device file or stream address")
+        self._device = int(device) if str(device).isdecimal() else str(device)
         self.name = f"camera {self._device}"
         self.stats: dict[str, int] = {"dropped_frames": 0, "read_failures": 0}
         if isinstance(self._device, str) and Path(self._device).is_file():
@@ -130,7 +133,12 @@ class Camera:
 def _open_capture(device: int | str) -> cv2.VideoCapture:
     import cv2
 
-    return cv2.VideoCapture(device)
+    try:
+        if isinstance(device, str):
+            device.encode()  # OpenCV crashes at text that is not Unicode
+        return cv2.VideoCapture(device)
+    except (cv2.error, UnicodeEncodeError):  # a number or a name that no camera has
+        return cv2.VideoCapture()
 
 
 def _present() -> str:

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeemo.capture.source import Frame, SampleTimes, Sound
-from edgeemo.errors import InputError, SourceError
+from edgeemo.errors import InputError, SourceError, shown
 
 if TYPE_CHECKING:
     import av
@@ -25,7 +25,8 @@ if TYPE_CHECKING:
 _log = logging.getLogger("edgeemo")
 
 _KINDS: dict[str, Literal["video", "audio"]] = {"face": "video", "voice": "audio"}
-_PICTURES = frozenset((".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"))
+PICTURE_SUFFIXES = frozenset((".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"))
+"""Names of files with these endings are still pictures."""
 # Bare streams do not tell their length; FFmpeg guesses it from the bit rate.
 _GUESSED_LENGTH = frozenset(("aac", "ac3", "amr", "dts", "eac3", "h264", "hevc", "loas", "m4v", "mpegvideo"))
 # Between a millisecond, the coarsest unit of common containers, and 20 ms, the length of short packets.
@@ -56,7 +57,8 @@ class Clip:
 
     def __init__(self, path: str | Path, modalities: Collection[str] = ("face", "voice")) -> None:
         if not modalities or any(name not in _KINDS for name in modalities):
-            raise InputError(f"modalities {tuple(modalities)}: give 'face', 'voice' or both")
+            given = ", ".join(map(shown, modalities)) or "none"
+            raise InputError(f"modalities: {given}; give 'face', 'voice' or both")
         self.name = str(path)
         self.stats: dict[str, int] = {"bad_packets": 0, "truncated": 0}
         self._path = Path(path)
@@ -64,7 +66,7 @@ class Clip:
         self._picture: NDArray[np.uint8] | None = None
         self.duration: float | None = 0.0
         # FFmpeg takes a picture's name with % or * in it for a pattern.
-        kinds, still = ({"video"}, True) if self._path.suffix.lower() in _PICTURES else self._look()
+        kinds, still = ({"video"}, True) if self._path.suffix.lower() in PICTURE_SUFFIXES else self._look()
         self.modalities: tuple[str, ...] = tuple(
             name for name, kind in _KINDS.items() if name in modalities and kind in kinds
         )
@@ -237,6 +239,9 @@ class _Converter:
 def read_sound(path: str | Path) -> tuple[NDArray[np.float32], int]:
     """Read all sound of a file, mono; sample 0 is at the start of the file, and gaps are silence.
 
+    Where the times jump by more than a minute, forwards or back, a minute of silence or nothing is put in,
+    and what follows is placed from there.
+
     Returns:
         float32 samples of shape (n,) within [-1, 1], and their rate per second.
 
@@ -245,6 +250,7 @@ def read_sound(path: str | Path) -> tuple[NDArray[np.float32], int]:
     """
     parts: list[NDArray[np.float32]] = []
     rate, length = 0, 0
+    jumped = 0  # samples by which the times are ahead of what was read
     for sound in Clip(path, ("voice",)):
         assert isinstance(sound, Sound)
         rate = rate or sound.sample_rate
@@ -253,11 +259,15 @@ def read_sound(path: str | Path) -> tuple[NDArray[np.float32], int]:
                 f"{path}: its sample rate changes from {rate} to {sound.sample_rate} at {sound.time:.2f} s: "
                 "convert it to one rate"
             )
-        offset = round(sound.time * rate) - length
-        silence = min(max(offset, 0), round(_MOST_SILENCE * rate))
+        offset = round(sound.time * rate) - jumped - length
+        most = round(_MOST_SILENCE * rate)
+        if abs(offset) > most:
+            kept = most if offset > 0 else 0
+            jumped += offset - kept
+            offset = kept
         samples = sound.samples[max(-offset, 0) :]
-        parts += [np.zeros(silence, np.float32), samples]
-        length += silence + len(samples)
+        parts += [np.zeros(max(offset, 0), np.float32), samples]
+        length += max(offset, 0) + len(samples)
     return np.concatenate(parts), rate
 
 
@@ -275,9 +285,11 @@ def read_pictures(path: str | Path) -> list[NDArray[np.uint8]]:
     path = Path(path)
     if not path.is_dir():
         return [_read_picture(path)]
-    files = [file for file in path.iterdir() if file.suffix.lower() in _PICTURES and file.name[0] != "."]
+    files = [
+        file for file in path.iterdir() if file.suffix.lower() in PICTURE_SUFFIXES and file.name[0] != "."
+    ]
     if not files:
-        raise SourceError(f"{path}: a folder without pictures ({', '.join(sorted(_PICTURES))})")
+        raise SourceError(f"{path}: a folder without pictures ({', '.join(sorted(PICTURE_SUFFIXES))})")
     return [_read_picture(file) for file in sorted(files, key=_natural)]
 
 
@@ -314,9 +326,11 @@ def _check_file(path: Path) -> None:
 
 
 def _open(path: Path) -> InputContainer:
-    import av
-
     _check_file(path)
+    try:
+        import av
+    except ImportError as error:
+        raise SourceError(f"{path}: clips need the package av (PyAV): pip install av") from error
     head = b""
     try:
         with path.open("rb") as file:

@@ -12,26 +12,29 @@ from numpy.typing import NDArray
 
 from edgeemo.capture.mailbox import Clock, Mailbox, start_clock
 from edgeemo.capture.source import Frame, SampleTimes, Sound
-from edgeemo.errors import SourceError
+from edgeemo.errors import InputError, SourceError, shown
 
 _log = logging.getLogger("edgeemo")
 
 _BLOCK = 0.02  # seconds of sound per callback
 _WAITING = 100  # blocks that wait at most: 2 s
 _DRIFT = 0.1  # seconds by which the sample count and the clock may differ
+_MOST_WAITED = 2.0  # seconds; no driver keeps a block for longer before it hands it over
 _PATIENCE = 3.0  # seconds without a block after which a microphone counts as gone: not every driver says so
 
 
 class Microphone:
     """The first channel of an input device at the device's own rate.
 
-    The clock starts with the first iteration. The first block's time is its arrival less its duration; the
-    next ones follow it by their number of samples until that is more than 0.1 s off the clock.
+    The clock starts with the first iteration. A block's time is that of its capture, or its arrival less its
+    duration where the driver does not tell; the next ones follow the first by their number of samples until
+    that is more than 0.1 s off. So a block that is only handed over late tears no gap.
 
     Args:
         device: 'default', or the index or a part of the name of an input device.
 
     Raises:
+        InputError: `device` is none of these.
         SourceError: It cannot be opened, or PortAudio is missing.
     """
 
@@ -40,6 +43,8 @@ class Microphone:
     live: bool = True
 
     def __init__(self, device: int | str = "default") -> None:
+        if not isinstance(device, int | str):
+            raise InputError(f"microphone: {shown(device)}; give 'default', an index or a part of a name")
         self.name = f"microphone {device}"
         self.stats: dict[str, int] = {"overflows": 0, "dropped_sounds": 0, "gaps": 0}
         self._times = SampleTimes(_DRIFT)
@@ -98,16 +103,26 @@ class Microphone:
         )
         return stream, rate
 
-    def _receive(self, block: NDArray[np.float32], count: int, _stamps: object, status: Any) -> None:
+    def _receive(self, block: NDArray[np.float32], count: int, stamps: Any, status: Any) -> None:
         arrival = self._clock()
         if self._mailbox is None:
             return
         self.stats["overflows"] += bool(status and status.input_overflow)
         # PortAudio reuses the block after the callback.
         samples = np.clip(block[:, 0], -1.0, 1.0)
-        time = self._times.place(max(arrival - count / self._rate, 0.0), count, self._rate)
+        captured = arrival - self._waited(count, stamps.inputBufferAdcTime)
+        time = self._times.place(max(captured, 0.0), count, self._rate)
         self.stats["gaps"] = self._times.gaps
         self.stats["dropped_sounds"] += self._mailbox.put(self.name, Sound(time, samples, self._rate))
+
+    def _waited(self, count: int, captured: float) -> float:
+        """Seconds since the first of `count` samples, whose time on the driver's clock is `captured`."""
+        if captured > 0:
+            # Not the callback's `currentTime`: that is from before it had to wait for the interpreter.
+            waited = float(self._stream.time) - captured
+            if 0 <= waited <= _MOST_WAITED:
+                return waited
+        return count / self._rate  # some drivers give 0, or a time of another clock
 
     def _finish(self) -> None:
         if not self._closing and self._mailbox is not None:

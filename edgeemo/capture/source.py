@@ -40,11 +40,6 @@ class Sound:
     samples: NDArray[np.float32]
     sample_rate: int
 
-    @property
-    def end(self) -> float:
-        """The time just after the last sample, in seconds."""
-        return self.time + len(self.samples) / self.sample_rate
-
 
 class Source(Protocol):
     """Pictures and sound in the order of their times; iterate over it, then close it.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from typing import Literal, get_args
 
-from edgeemo.errors import BackendError, BundleError, InputError
+from edgeemo.errors import BackendError, BundleError, InputError, shown
 from edgeemo.inference.bundle import Bundle
 from edgeemo.inference.graph import Graph
 from edgeemo.inference.ort import OrtGraph
@@ -43,9 +43,11 @@ def open_graphs(
         BundleError: a file is not the one that the manifest describes.
     """
     if backend not in get_args(Backend):
-        raise InputError(f"backend is {backend!r}; it must be one of {', '.join(get_args(Backend))}")
+        raise InputError(f"backend is {shown(backend)}; it must be one of {', '.join(get_args(Backend))}")
     if precision not in get_args(Precision):
-        raise InputError(f"precision is {precision!r}; it must be one of {', '.join(get_args(Precision))}")
+        raise InputError(
+            f"precision is {shown(precision)}; it must be one of {', '.join(get_args(Precision))}"
+        )
     if backend == "tensorrt":
         raise BackendError("backend 'tensorrt' is not in this version of edgeemo; use 'onnx' or 'auto'")
     encoding = _encoding(bundle, precision)

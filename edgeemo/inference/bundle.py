@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import os
+import textwrap
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PureWindowsPath
 from types import MappingProxyType
 
-from edgeemo.errors import BundleError
+from edgeemo.errors import BundleError, shown
 from edgeemo.inference.manifest import ManifestError, Section, parse
 from edgeemo.inference.spec import (
     MODALITIES,
@@ -27,6 +28,7 @@ from edgeemo.inference.wiring import check_wiring
 SCHEMA = 1
 MANIFEST = "manifest.json"
 _AGAIN = "copy or download the bundle again"
+_MOST_SLOTS = 4096
 
 
 @dataclass(frozen=True, repr=False)
@@ -197,7 +199,7 @@ def _folder(folder: str | os.PathLike[str]) -> Path:
         path = Path(folder)
         found = path.is_dir()
     except (TypeError, ValueError, OSError) as error:
-        raise BundleError(f"bundle {folder!r}: not a path ({error}); it must name a folder") from None
+        raise BundleError(f"bundle {shown(folder)}: not a path ({error}); it must name a folder") from None
     if not found:
         wrong = "is a file" if path.exists() else "does not exist"
         raise BundleError(f"bundle {path}: {wrong}; a bundle is a folder with a {MANIFEST}")
@@ -243,8 +245,8 @@ def _bundle(path: Path, manifest: Section) -> Bundle:
         manifest.fail("modalities", f"a list of {' and '.join(MODALITIES)}, or one of them")
     hop, window = manifest.number("hop", 0.001, 60.0), manifest.number("window", 0.001, 3600.0)
     slots = round(window / hop)
-    if slots < 1 or abs(slots * hop - window) > 1e-6:
-        manifest.fail("window", f"a multiple of the hop, {hop:g} s")
+    if not 1 <= slots <= _MOST_SLOTS or abs(slots * hop - window) > 1e-6:
+        manifest.fail("window", f"a multiple of the hop, {hop:g} s, of at most {_MOST_SLOTS} hops")
     files = _files(manifest.section("files"))
     labels = manifest.texts("labels", least=2)
     face = read_face(manifest.section("face")) if "face" in modalities else None
@@ -313,6 +315,7 @@ def _contract(bundle: Bundle) -> list[str]:
         f"bundle: {bundle.name} {bundle.version}",
         f"path: {bundle.path}",
         f"licence: {bundle.licence}",
+        *textwrap.wrap(f"notice: {bundle.notice}", 110, subsequent_indent="  "),
         f"task: {bundle.task}",
         f"labels: [{', '.join(bundle.labels)}]",
         f"modalities: [{', '.join(bundle.modalities)}]",
@@ -321,7 +324,7 @@ def _contract(bundle: Bundle) -> list[str]:
     if bundle.face:
         height, width = bundle.face.size
         colour = "grey" if bundle.face.channels == 1 else "BGR"
-        lines.append(f"face: {height}x{width} {colour}, detectors [{', '.join(bundle.face.geometry)}]")
+        lines.append(f"face: {height}x{width} {colour}, detectors [{', '.join(bundle.face.detectors)}]")
     if bundle.voice:
         context = bundle.voice.context / bundle.voice.sample_rate
         lines.append(f"voice: mono at {bundle.voice.sample_rate} Hz, context {context:g} s")
@@ -332,7 +335,25 @@ def _contract(bundle: Bundle) -> list[str]:
         lines += [f"    in  {name}: {spec}" for name, spec in graph.inputs.items()]
         lines += [f"    out {name}: {spec}" for name, spec in graph.outputs.items()]
     lines.append("results:" if bundle.results else "results: none")
-    lines += [
-        "  - " + ", ".join(f"{key} {value}" for key, value in entry.items()) for entry in bundle.results
-    ]
+    lines += [f"  - {_result(entry)}" for entry in bundle.results]
     return lines
+
+
+def _result(entry: Mapping[str, object]) -> str:
+    """One measurement in a line: what was given, then the figures; its command stays in the manifest."""
+    given = [str(entry[key]) for key in ("data", "given", "precision") if key in entry]
+    figures = [
+        f"{name} {_figure(entry[key])}"
+        for key, name in (("n", "n"), ("wa", "WA"), ("ua", "UA"), ("ece", "ECE"))
+        if key in entry
+    ]
+    single = entry.get("single")
+    alone = [f"{name} {_figure(ua)}" for name, ua in single.items()] if isinstance(single, dict) else []
+    if "late" in entry:
+        alone.append(f"both added {_figure(entry['late'])}")
+    line = ": ".join(part for part in ("; ".join(given), ", ".join(figures)) if part)
+    return f"{line} (UA of {', '.join(alone)})" if alone else line
+
+
+def _figure(value: object) -> str:
+    return f"{value:.3f}" if isinstance(value, float) else str(value)

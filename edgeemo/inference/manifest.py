@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator
 from typing import NoReturn
 
@@ -25,7 +26,12 @@ def parse(text: bytes) -> Section:
         0.1
     """
     try:
-        value = json.loads(text.decode("utf-8"), object_pairs_hook=_distinct, parse_constant=_refuse_constant)
+        value = json.loads(
+            text.decode("utf-8"),
+            object_pairs_hook=_distinct,
+            parse_constant=_refuse_constant,
+            parse_float=_finite,
+        )
     except UnicodeDecodeError as error:
         raise ManifestError(f"it is not UTF-8 (byte {error.start}); it must be JSON in UTF-8") from None
     except json.JSONDecodeError as error:
@@ -95,11 +101,13 @@ class Section:
             self.fail(key, right)
         return texts
 
-    def whole(self, key: str, least: int = 1) -> int:
-        """A whole number of at least `least`."""
+    def whole(self, key: str, least: int = 1, most: int | None = None) -> int:
+        """A whole number of at least `least` and at most `most`."""
         value = self.values.get(key)
-        if isinstance(value, bool) or not isinstance(value, int) or value < least:
-            self.fail(key, f"a whole number of at least {least}")
+        beyond = isinstance(value, int) and (value < least or (most is not None and value > most))
+        if isinstance(value, bool) or not isinstance(value, int) or beyond:
+            span = f"of at least {least}" if most is None else f"from {least} to {most}"
+            self.fail(key, f"a whole number {span}")
         return value
 
     def number(self, key: str, low: float, high: float) -> float:
@@ -139,6 +147,13 @@ def _distinct(pairs: list[tuple[str, object]]) -> dict[str, object]:
         twice = next(key for key in keys if keys.count(key) > 1)
         raise ManifestError(f"the key {twice!r} is given twice in one object; it must be there once")
     return values
+
+
+def _finite(number: str) -> float:
+    value = float(number)
+    if math.isinf(value):
+        _refuse_constant(number if len(number) <= 60 else f"{number[:57]}...")
+    return value
 
 
 def _refuse_constant(constant: str) -> NoReturn:

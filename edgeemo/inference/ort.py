@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeemo.errors import BackendError, BundleError, InputError
+from edgeemo.errors import BackendError, BundleError, InputError, shown
 from edgeemo.inference.graph import check_feeds, mismatch
 from edgeemo.inference.spec import GraphSpec, TensorSpec
 
@@ -111,7 +111,7 @@ def open_session(model: bytes, name: str, threads: int = 1) -> onnxruntime.Infer
         InputError: `threads` is not a whole number of at least 1.
     """
     if isinstance(threads, bool) or not isinstance(threads, int) or threads < 1:
-        raise InputError(f"threads is {threads!r}; it must be a whole number of at least 1")
+        raise InputError(f"threads is {shown(threads)}; it must be a whole number of at least 1")
     try:
         import onnxruntime
     except ImportError as error:

@@ -10,6 +10,9 @@ from edgeemo.inference.manifest import ManifestError, Section
 MODALITIES = ("face", "voice")
 ENCODINGS = ("fp32", "fp16", "int8", "int8-cpu")
 DTYPES = ("uint8", "float32")
+_RATES = (4000, 192000)  # Hz, what sound can be resampled to
+_MOST_CONTEXT = 60  # seconds
+_MOST_SIDE = 1024  # pixels
 
 
 @dataclass(frozen=True)
@@ -62,12 +65,18 @@ class FaceInput:
     Args:
         size: height and width of a crop in pixels.
         channels: 1 (grey) or 3 (BGR).
-        geometry: how a detection becomes the square of a crop, by name of the detector.
+        geometry: how a detection becomes the square of a crop, by name of the detector: 'scale', 'dx' and
+            'dy' of each; 'eyes' is none, but says where a crop has its eyes.
     """
 
     size: tuple[int, int]
     channels: int
-    geometry: Mapping[str, object]
+    geometry: Mapping[str, Mapping[str, float]]
+
+    @property
+    def detectors(self) -> tuple[str, ...]:
+        """The detectors whose boxes become crops."""
+        return tuple(name for name in self.geometry if name != "eyes")
 
     @property
     def tensor(self) -> TensorSpec:
@@ -114,18 +123,34 @@ def read_face(section: Section) -> FaceInput:
     """Read the manifest's `face`."""
     size = section.values.get("size")
     if not (
-        isinstance(size, list) and len(size) == 2 and all(type(side) is int and side > 0 for side in size)
+        isinstance(size, list)
+        and len(size) == 2
+        and all(type(side) is int and 0 < side <= _MOST_SIDE for side in size)
     ):
-        section.fail("size", "[height, width] in pixels")
+        section.fail("size", f"[height, width] in pixels, at most {_MOST_SIDE} each")
     channels = section.whole("channels")
     if channels not in (1, 3):
         section.fail("channels", "1 (grey) or 3 (BGR)")
-    return FaceInput((size[0], size[1]), channels, section.section("geometry").values)
+    return FaceInput((size[0], size[1]), channels, _geometry(section.section("geometry")))
+
+
+def _geometry(section: Section) -> dict[str, dict[str, float]]:
+    """Numbers within what a face can be: a box is neither a hundredth nor the hundredfold of its crop."""
+    scale, place = (0.01, 100.0), (-10.0, 10.0)
+    geometry = {}
+    for name in section:
+        entry = section.section(name)
+        spans = (
+            {"distance": scale, "y": place} if name == "eyes" else {"scale": scale, "dx": place, "dy": place}
+        )
+        geometry[name] = {key: entry.number(key, *span) for key, span in spans.items()}
+    return geometry
 
 
 def read_voice(section: Section) -> VoiceInput:
     """Read the manifest's `voice`."""
-    return VoiceInput(section.whole("sample_rate", least=4000), section.whole("context"))
+    rate = section.whole("sample_rate", *_RATES)
+    return VoiceInput(rate, section.whole("context", most=_MOST_CONTEXT * rate))
 
 
 def read_thresholds(section: Section) -> Thresholds:

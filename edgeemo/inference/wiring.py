@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from edgeemo.inference.manifest import ManifestError
 from edgeemo.inference.spec import GraphSpec, TensorSpec
 
+_WIDEST = 4096  # numbers of one token; the largest encoders in use have about a thousand
+
 
 def check_wiring(
     graphs: Mapping[str, GraphSpec], reads: Mapping[str, TensorSpec], slots: int, labels: int
@@ -44,9 +46,10 @@ def check_wiring(
 def _width(graph: GraphSpec) -> int:
     tokens = graph.outputs.get("tokens")
     width = tokens.shape[-1] if tokens and tokens.shape else None
-    if not isinstance(width, int):
+    if not isinstance(width, int) or width > _WIDEST:
         raise ManifestError(
-            f"'graphs.{graph.name}.outputs' must hold 'tokens' with a fixed last axis, their width"
+            f"'graphs.{graph.name}.outputs' must hold 'tokens' with a fixed last axis, their width, "
+            f"of at most {_WIDEST}"
         )
     return width
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import http.client
 import logging
 import math
 import os
@@ -37,6 +38,9 @@ _CLOSE_UP = 160
 _FILLING = 0.7
 """Share of the shorter side beyond which a box is not trusted: without a margin around the face the cascade's
 box is a fifth too small and YuNet's too low by 6 % of a crop."""
+
+_NARROWEST = 12
+"""Shorter side of a copy, in pixels, in which YuNet can find a face."""
 
 _WITHIN = 0.6
 """Share of a box within a larger one from which on it is no face of its own."""
@@ -80,10 +84,15 @@ class YuNetFinder:
         import cv2
 
         path = Path(model_path)
-        if not path.is_file():
-            raise InputError(f"no face detector at {path}; it must be the ONNX file of OpenCV's YuNet")
+        wanted = "it must be the ONNX file of OpenCV's YuNet"
+        try:
+            if not path.is_file():
+                raise InputError(f"no face detector at {path}; {wanted}")
+            content = path.read_bytes()
+            str(path).encode()  # OpenCV crashes at a name that is not Unicode
+        except (OSError, ValueError) as error:
+            raise InputError(f"the face detector {path} cannot be read ({error}); {wanted}") from error
         self._width = width
-        content = path.read_bytes()
         if not all(output in content for output in (b"cls_32", b"obj_32", b"bbox_32", b"kps_32")):
             # Not left to OpenCV: version 5 opens any network, and crashes when it reads other outputs.
             raise InputError(f"{path} is not a face detector; it must be OpenCV's YuNet as ONNX")
@@ -92,7 +101,7 @@ class YuNetFinder:
             self._net = cv2.FaceDetectorYN.create(str(path), "", self._size, score_threshold=0.6)
             self._net.detect(np.zeros((_SMALLEST, _SMALLEST, 3), np.uint8))
         except cv2.error as error:
-            raise InputError(f"{path} cannot be read; it must be the ONNX file of OpenCV's YuNet") from error
+            raise InputError(f"{path} cannot be read; {wanted}") from error
 
     def find(self, image: Picture) -> list[Face]:
         """Return the faces of a picture, with eyes, largest first."""
@@ -106,6 +115,9 @@ class YuNetFinder:
         import cv2
 
         copy = part.image
+        # In a strip narrower than its smallest face YuNet now and then sees faces that are not there.
+        if min(copy.shape[:2]) < _NARROWEST:
+            return []
         if copy.ndim == 2:
             copy = cv2.cvtColor(copy, cv2.COLOR_GRAY2BGR)  # type: ignore[assignment]
         size = (copy.shape[1], copy.shape[0])
@@ -221,15 +233,28 @@ def open_finder(path: str | Path | None = None) -> FaceFinder:
             return YuNetFinder(named)
         except InputError as error:
             raise InputError(f"{DETECTOR_VARIABLE}: {error}") from error
-    cached = detector_path()
-    if cached.is_file():
+    cached = _cached()
+    if cached is not None:
         return YuNetFinder(cached)
-    _LOG.info("no YuNet model at %s: faces are found by OpenCV's cascade", cached)
+    _LOG.info("no YuNet model was fetched: faces are found by OpenCV's cascade")
     return CascadeFinder()
 
 
+def _cached() -> Path | None:
+    """Return where the fetched detector is, None where there is none."""
+    try:
+        path = detector_path()
+        return path if path.is_file() else None
+    except (OSError, RuntimeError):  # a service may have no home, or none that it may look into
+        return None
+
+
 def detector_path() -> Path:
-    """Return where a fetched detector is kept: ``edgeemo`` in $XDG_CACHE_HOME, by default ~/.cache."""
+    """Return where a fetched detector is kept: ``edgeemo`` in $XDG_CACHE_HOME, by default ~/.cache.
+
+    Raises:
+        RuntimeError: neither names a folder: this user has no home.
+    """
     base = os.environ.get("XDG_CACHE_HOME")
     return (Path(base) if base else Path.home() / ".cache") / "edgeemo" / DETECTOR_URL.rsplit("/", 1)[1]
 
@@ -244,14 +269,14 @@ def fetch_detector(url: str = DETECTOR_URL, sha256: str = DETECTOR_SHA256) -> Pa
     Raises:
         SourceError: it cannot be read or written, or it is another file; nothing is kept then.
     """
-    target = detector_path()
     other = f"with the file at hand, name it with --detector or {DETECTOR_VARIABLE}"
     try:
+        target = detector_path()
         if target.is_file() and hashlib.sha256(target.read_bytes()).hexdigest() == sha256:
             return target
         with urllib.request.urlopen(url, timeout=30) as answer:
             content: bytes = answer.read(1 << 24)
-    except (OSError, ValueError) as error:
+    except (OSError, RuntimeError, ValueError, http.client.HTTPException) as error:
         raise SourceError(f"the face detector could not be fetched from {url} ({error}); {other}") from error
     digest = hashlib.sha256(content).hexdigest()
     if digest != sha256:

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeemo.errors import BundleError, InputError
+from edgeemo.errors import InputError
 
 Picture = NDArray[np.uint8]
 
@@ -92,10 +92,8 @@ class FaceGeometry:
 
     Args:
         entry: ``{"size": [height, width], "channels": 1 or 3, "geometry": {finder: {"scale", "dx", "dy"},
-            "eyes": {"distance", "y"}}}``; the distance of the eyes is in crop sides.
-
-    Raises:
-        BundleError: a key is missing or is no such number.
+            "eyes": {"distance", "y"}}}``, checked by who read the bundle; the distance of the eyes is in crop
+            sides.
 
     Example:
         >>> geometry = FaceGeometry({"size": [48, 48], "channels": 1,
@@ -105,27 +103,15 @@ class FaceGeometry:
     """
 
     def __init__(self, entry: Mapping[str, Any]) -> None:
-        try:
-            height, width = (int(n) for n in entry["size"])
-            self.channels = int(entry["channels"])
-            boxes = dict(entry["geometry"])
-            eyes = boxes.pop("eyes", None)
-            self._boxes = {
-                str(finder): (float(box["scale"]), float(box["dx"]), float(box["dy"]))
-                for finder, box in boxes.items()
-            }
-            self._eye_distance = None if eyes is None else float(eyes["distance"])
-        except (KeyError, TypeError, ValueError) as error:
-            raise BundleError(f"the manifest's face entry is not usable: {error!r}") from error
-        scales = [scale for scale, _, _ in self._boxes.values()]
-        if self._eye_distance is not None:
-            scales.append(self._eye_distance)
-        if min(height, width) < 1 or self.channels not in (1, 3) or not all(0 < s < math.inf for s in scales):
-            raise BundleError(
-                "the manifest's face entry needs a positive size, 1 or 3 channels and positive scales, "
-                f"got {dict(entry)}"
-            )
-        self.size = (height, width)
+        height, width = entry["size"]
+        self.size: tuple[int, int] = (height, width)
+        self.channels: int = entry["channels"]
+        boxes = dict(entry["geometry"])
+        eyes = boxes.pop("eyes", None)
+        self._boxes: dict[str, tuple[float, float, float]] = {
+            finder: (box["scale"], box["dx"], box["dy"]) for finder, box in boxes.items()
+        }
+        self._eye_distance: float | None = None if eyes is None else eyes["distance"]
 
     def square(self, face: Face, finder: str) -> Square:
         """Return the part of the picture that becomes the crop of a face.

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from edgeemo.errors import InputError
+from edgeemo.errors import InputError, shown
 
 _LOWEST, _HIGHEST = 4000, 192000  # samples per second
 _MOST_CHANNELS = 32
@@ -194,7 +194,7 @@ class Resampler:
 def _checked_rate(rate: int) -> int:
     whole = isinstance(rate, (int, np.integer)) and not isinstance(rate, bool)
     if not whole or not _LOWEST <= rate <= _HIGHEST:
-        raise InputError(f"sample rate {rate!r}: give an integer from {_LOWEST} to {_HIGHEST}")
+        raise InputError(f"sample rate {shown(rate)}: give an integer from {_LOWEST} to {_HIGHEST}")
     return int(rate)
 
 

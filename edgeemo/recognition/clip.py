@@ -22,7 +22,8 @@ class ClipAnswer:
 
     Up to one window the last hop has seen the whole clip and is the answer. Of a longer clip it is the mean
     of the log-probabilities of its hops, that is their normalised geometric mean. Of several faces the
-    largest one of the first picture with a face is followed.
+    largest one of the first picture with a face is followed. When it has left, it may have been found again
+    under a new id: a face that was never seen beside it is taken for it.
 
     Args:
         bundle: the bundle whose stream answers the hops.
@@ -32,6 +33,7 @@ class ClipAnswer:
         self._bundle = bundle
         self._hops = 0
         self._followed: int | None = None
+        self._others: set[int] = set()  # those in the last hop that are known to be somebody else
         self._last: Emotion | None = None
         self._fused = _Mean()
         self._alone = {modality: _Mean() for modality in bundle.modalities}
@@ -42,9 +44,7 @@ class ClipAnswer:
     def add(self, emotions: Sequence[Emotion]) -> None:
         """Take the Emotions of the next hop as a stream gives them: the largest face first, at first."""
         self._hops += 1
-        if self._followed is None:
-            self._followed = emotions[0].track
-        chosen = next((emotion for emotion in emotions if emotion.track in (self._followed, None)), None)
+        chosen = self._choose(emotions)
         if chosen is None:  # the face that was followed has left, and only others are there
             return
         self._last = chosen
@@ -57,6 +57,21 @@ class ClipAnswer:
             self._alone[modality].add(log_probabilities(probabilities))
         if chosen.valence is not None and chosen.arousal is not None:
             self._affect.add(np.array([chosen.valence, chosen.arousal]))
+
+    def _choose(self, emotions: Sequence[Emotion]) -> Emotion | None:
+        """The answer for the face that is followed, or the one without a face."""
+        chosen = next((emotion for emotion in emotions if emotion.track in (self._followed, None)), None)
+        if chosen is None:
+            chosen = next((emotion for emotion in emotions if emotion.track not in self._others), None)
+        tracks = {emotion.track for emotion in emotions if emotion.track is not None}
+        if chosen is None or chosen.track is None:
+            self._others &= tracks  # an id that is gone is not used again
+            return chosen
+        self._followed = chosen.track
+        # Beside a face that is out of view there may be the same one under its new id.
+        in_view = "no face" not in chosen.reasons
+        self._others = (tracks if in_view else self._others & tracks) - {self._followed}
+        return chosen
 
     def result(self) -> Emotion:
         """The answer for what was added."""

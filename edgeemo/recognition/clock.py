@@ -6,10 +6,14 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-from edgeemo.errors import InputError
+from edgeemo.errors import InputError, shown
 
 TOLERANCE = 1e-6
 """Seconds by which a time may miss the start of a hop and still belong to it: 0.3 is not 3 * 0.1 here."""
+
+FARTHEST = 1e11
+"""Seconds beyond which a number was not meant as seconds: three thousand years, or two minutes in
+nanoseconds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +61,7 @@ class HopGrid:
 
 
 def number(name: str, value: Any) -> float:
-    """A finite float.
+    """A finite number of seconds.
 
     Raises:
         InputError: it is not one; the message names it `name`.
@@ -65,9 +69,13 @@ def number(name: str, value: Any) -> float:
     try:
         result = float(value)
     except (TypeError, ValueError):
-        raise InputError(f"{name}: {value!r} is not a number; it must be one, in seconds") from None
+        raise InputError(f"{name}: {shown(value)} is not a number; it must be one, in seconds") from None
+    except OverflowError:  # an integer of hundreds of digits
+        result = math.inf
     if not math.isfinite(result):
         raise InputError(f"{name}: {result} is not finite; it must be a number of seconds")
+    if abs(result) > FARTHEST:
+        raise InputError(f"{name}: {result:g} s is beyond {FARTHEST:g} s; is it in seconds?")
     return result
 
 
@@ -75,7 +83,7 @@ def moment(time: Any) -> float:
     """A time on the source's clock, in seconds.
 
     Raises:
-        InputError: it is not a finite number of at least 0.
+        InputError: it is not a finite number of at least 0, or so large that it is not in seconds.
     """
     seconds = number("time", time)
     if seconds < -TOLERANCE:

@@ -74,6 +74,9 @@ class Faces:
         else:
             self._reasons = [("no face",)] * len(self.tracks)
         self._forget_gone()
+        # Whoever is there after a whole window without a picture need not be who was there before.
+        if image is None and not self.tracks and self._tracker is not None:
+            self._tracker.forget()
 
     def reasons(self, row: int) -> tuple[str, ...]:
         """What was missing or bad about the face of one row in this hop."""

@@ -86,11 +86,14 @@ class Fusion:
         names = [name for name in raw if name.endswith("logits")]
         logits = np.concatenate([raw[name] for name in names])
         if not np.isfinite(logits).all():
-            raise BackendError("graph 'fusion' answered logits that are not finite; try another precision")
+            raise _not_finite("logits")
         rows = softmax(logits).tolist()
         outputs = {name: rows[i * count : (i + 1) * count] for i, name in enumerate(names)}
         if "valence_arousal" in raw:
-            outputs["valence_arousal"] = np.clip(raw["valence_arousal"], -1.0, 1.0).tolist()
+            affect = raw["valence_arousal"]
+            if not np.isfinite(affect).all():
+                raise _not_finite("valence and arousal")
+            outputs["valence_arousal"] = np.clip(affect, -1.0, 1.0).tolist()
         return outputs
 
     def _emotion(
@@ -128,3 +131,7 @@ class Fusion:
                 if f"{modality}_logits" in outputs
             },
         )
+
+
+def _not_finite(what: str) -> BackendError:
+    return BackendError(f"graph 'fusion' answered {what} that are not finite; try another precision")

@@ -33,7 +33,8 @@ def level(samples: NDArray[np.float32]) -> float:
         >>> level(np.full(100, 0.1, np.float32))  # doctest: +ELLIPSIS
         -20.0...
     """
-    power = float(np.dot(samples, samples)) / max(samples.size, 1)
+    with np.errstate(over="ignore"):  # floating point may exceed full scale so far that its power is infinite
+        power = float(np.dot(samples, samples)) / max(samples.size, 1)
     return 10 * math.log10(power) if power > 0 else -math.inf
 
 

@@ -28,10 +28,12 @@ class Lane:
         self._changes: deque[tuple[int, bool]] = deque()
 
     def mute(self, muted: bool, hop: int) -> None:
-        """Mute or unmute from `hop` on; hops of changes never go back."""
+        """Mute or unmute from `hop` on, or from the hop of the change before on when that is later."""
         if muted == self.muted:
             return
         self.muted = muted
+        if self._changes:
+            hop = max(hop, self._changes[-1][0])
         # There and back within one hop is no change, so that no more changes wait than hops.
         if self._changes and self._changes[-1][0] == hop:
             self._changes.pop()

@@ -61,7 +61,9 @@ class Placement:
             InputError: a rate that cannot be resampled; nothing is changed then.
         """
         resampler = self._resampler
-        if resampler is None or source_rate != self._source_rate:
+        # A rate is compared only when it is a number: Resampler refuses an array.
+        whole = isinstance(source_rate, int | np.integer)
+        if resampler is None or not whole or source_rate != self._source_rate:
             resampler = Resampler(source_rate, self._rate)
         samples = self._align(samples, source_rate, time, resampler)
         position = self._position

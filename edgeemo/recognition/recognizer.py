@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from edgeemo.capture.source import Frame, Sound
-from edgeemo.errors import InputError
+from edgeemo.errors import InputError, shown
 from edgeemo.inference.bundle import Bundle
 from edgeemo.preprocess.detector import FaceFinder, open_finder
 from edgeemo.preprocess.face import as_picture
@@ -139,15 +139,19 @@ class Recognizer:
             InputError: none is given, or one that the bundle does not read; the message says what it reads.
         """
         reads = self.bundle.modalities
-        given = (
-            reads
-            if modalities is None
-            else tuple([modalities] if isinstance(modalities, str) else modalities)
-        )
         readable = f"the bundle {self.bundle.name} reads {' and '.join(reads)}"
+        if modalities is None:
+            given = reads
+        elif isinstance(modalities, str):
+            given = (modalities,)
+        elif isinstance(modalities, Iterable):
+            given = tuple(modalities)
+        else:
+            raise InputError(f"modalities: {shown(modalities)} is not a list of names; {readable}")
         for modality in given:
-            if modality not in reads:
-                raise InputError(f"{modality}: {readable}; leave {modality} out")
+            if not isinstance(modality, str) or modality not in reads:
+                name = modality if isinstance(modality, str) else shown(modality)
+                raise InputError(f"{name}: {readable}; leave {name} out")
         if not given:
             raise InputError(f"nothing to judge by: {readable}; give {' or '.join(reads)}")
         return tuple(modality for modality in reads if modality in given)
@@ -196,13 +200,21 @@ def load(
         BackendError: the backend is not there.
         InputError: an unknown backend or precision, or no file at `detector`.
     """
-    if detector is not None and not Path(detector).is_file():
-        raise InputError(f"detector: no file at {detector}; it must be the ONNX file of OpenCV's YuNet")
+    if detector is not None:
+        _check_detector(detector)
     from edgeemo.inference.backend import open_graphs
 
     bundle = Bundle.read(DEFAULT_BUNDLE if folder is None else folder)
     graphs = open_graphs(bundle, backend, precision, threads)
     return Recognizer(bundle, graphs, detector=detector, threads=threads)
+
+
+def _check_detector(path: str | os.PathLike[str]) -> None:
+    right = "it must be the ONNX file of OpenCV's YuNet"
+    if not isinstance(path, str | os.PathLike):
+        raise InputError(f"detector: {shown(path)} is not a path; {right}")
+    if not os.path.isfile(path):
+        raise InputError(f"detector: no file at {path}; {right}")
 
 
 def _pictures(face: Any) -> list[NDArray[np.uint8]]:
@@ -218,7 +230,7 @@ def _samples(voice: ArrayLike, sample_rate: int | None) -> NDArray[np.float32]:
         raise InputError("sample_rate: it is missing; give the rate of the voice in Hz, such as 16000")
     if isinstance(sample_rate, bool) or not isinstance(sample_rate, int | np.integer) or sample_rate < 1:
         raise InputError(
-            f"sample_rate: {sample_rate!r} is not a rate; it must be a whole number of Hz, such as 16000"
+            f"sample_rate: {shown(sample_rate)} is not a rate; it must be a whole number of Hz, such as 16000"
         )
     samples = to_mono(voice)
     if samples.size == 0:

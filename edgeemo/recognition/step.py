@@ -92,10 +92,12 @@ class Step:
             BackendError: a graph failed.
         """
         faces, voice = self._faces, self._voice
-        if faces is not None:
-            faces.see(None if "face" in muted else image)
-        if voice is not None:
-            voice.hear(None if "voice" in muted else context)
+        try:
+            if faces is not None:
+                faces.see(None if "face" in muted else image)
+        finally:  # the tokens of both move on by one hop, or they would be out of step for a window
+            if voice is not None:
+                voice.hear(None if "voice" in muted else context)
         tracks = faces.tracks if faces is not None else []
         owner = self._voice_owner()
         reasons = []

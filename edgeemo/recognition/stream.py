@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections import deque
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
@@ -26,8 +27,14 @@ if TYPE_CHECKING:
 
     from edgeemo.recognition.recognizer import Recognizer
 
+LATENESS = 0.2
+"""Seconds that a live modality is waited for."""
+
 BACKLOG = 60.0
 """Seconds of pictures, sound and hops that may wait for `poll`."""
+
+_LONGEST_GAP = 86_400.0
+"""Seconds by which a time may be ahead of what came before: of more a clock is wrong, not a source silent."""
 
 _log = logging.getLogger("edgeemo")
 
@@ -74,7 +81,7 @@ class Stream:
         modalities: Iterable[str] | None = None,
         hop: float = 0.1,
         *,
-        lateness: float | None = 0.2,
+        lateness: float | None = LATENESS,
         face_is_cropped: bool = False,
     ) -> None:
         bundle = model.bundle
@@ -97,9 +104,13 @@ class Stream:
             assert bundle.voice is not None
             self._placement = Placement(self._rate, self.stats)
             self._waveform = Waveform(bundle.voice.context, round(BACKLOG * self._rate))
+            # Hops before one that its context may touch.
+            self._reach = int(bundle.voice.context / (self._grid.hop * self._rate)) + 1
         self._closed = False
         self._next: int | None = None  # the next hop to answer, None before the first picture or sample
         self._due = 0  # hops before this one are closed: nothing more is taken for them
+        # Answers by hop, of which there are some between two polls only where a graph failed after them.
+        self._answered: deque[list[Emotion]] = deque(maxlen=self._limit)
 
     def push_frame(self, image: Picture, time: float) -> None:
         """Take one picture; of several in one hop the newest counts, and the others cost nothing.
@@ -107,13 +118,13 @@ class Stream:
         Args:
             image: BGR uint8 [H, W, 3] (grey and BGRA are taken too), or a callable that makes it when its hop
                 is answered. It is not copied: do not write into it before its hop was answered.
-            time: seconds on the source's clock, at least 0.
+            time: seconds on the source's clock, at least 0, and at most a day after all that came before.
 
         Raises:
-            InputError: not a picture, not a time, or no face is expected here.
+            InputError: not a picture, not such a time, or no face is expected here.
         """
         lane = self._open_lane("face")
-        time = moment(time)
+        time = self._moment(time)
         picture = image if callable(image) else as_picture(image)
         hop = self._grid.index(time)
         if hop < self._due:
@@ -131,14 +142,14 @@ class Stream:
         Args:
             samples: float in [-1, 1] or integers, [n] or [n, channels].
             sample_rate: in Hz, 4000 to 192000.
-            time: of the first sample, in seconds on the source's clock; a chunk within 5 ms of the end of the
-                one before continues it.
+            time: of the first sample, in seconds on the source's clock as for a picture; a chunk within 5 ms
+                of the end of the one before continues it.
 
         Raises:
-            InputError: not finite samples, not a rate or a time, or no voice is expected here.
+            InputError: not finite samples, not a rate or such a time, or no voice is expected here.
         """
         lane = self._open_lane("voice")
-        time = moment(time)
+        time = self._moment(time)
         mono = to_mono(samples)
         if mono.size == 0:
             return
@@ -167,39 +178,44 @@ class Stream:
         """Answer the hops that are ready: per hop one Emotion per face, or one without a face.
 
         Raises:
-            BackendError: a graph failed; the next call goes on with the hop after.
+            BackendError: a graph failed; the next call gives the answers from before that, and goes on with
+                the hop after.
         """
-        emotions: list[Emotion] = []
         if self._next is None:
-            return emotions
+            return []
         self._skip_backlog()
         while self._next < self._due:
             hop = self._next
             self._next += 1
-            emotions += self._answer(hop)
+            answer = self._answer(hop)
+            self.stats["dropped_hops"] += len(self._answered) == self._limit
+            self._answered.append(answer)
+        emotions = [emotion for answer in self._answered for emotion in answer]
+        self._answered.clear()
         return emotions
 
     def advance(self, modality: str, time: float) -> None:
         """Say that nothing of a modality from before `time` will come, so that hops need not wait for it.
 
         Raises:
-            InputError: not a time, or not a modality that is expected here.
+            InputError: not a time as for a picture, or not a modality that is expected here.
         """
         lane = self._open_lane(modality)
-        lane.time = max(lane.time, moment(time))
+        lane.time = max(lane.time, self._moment(time))
         self._close_hops()
 
     def mute(self, modality: str, muted: bool = True) -> None:
         """Mask a modality from the first hop on that is not closed yet, or use it again.
 
-        A muted modality is not waited for, and a muted voice is not heard later either: where the context of
-        a later hop reaches back into a muted one it is silent. So a robot that mutes the voice while it talks
-        never hears itself.
+        It is used again from the first hop on of which nothing was pushed yet. A muted modality is not waited
+        for, and a muted voice is not heard later either: where the context of a later hop reaches back into a
+        muted one it is silent. So a robot that mutes the voice while it talks never hears itself.
 
         Raises:
             InputError: not a modality of this stream.
         """
-        self._lane(modality).mute(muted, self._due)
+        lane = self._lane(modality)
+        lane.mute(muted, self._due if muted else max(self._due, lane.hops))
         self._close_hops()
 
     def end(self, modality: str) -> None:
@@ -222,6 +238,7 @@ class Stream:
             self._waveform.clear()
         self.stats.update(dict.fromkeys(_STATS, 0))
         self._next, self._due = None, 0
+        self._answered.clear()
 
     def close(self) -> None:
         """Drop what waits; nothing can be pushed any more."""
@@ -261,10 +278,18 @@ class Stream:
         assert self._next is not None
         excess = self._due - self._next - self._limit
         if excess > 0:
+            if "voice" in self._lanes:
+                self._hush_muted(max(self._next, self._next + excess - self._reach), self._next + excess)
             self._next += excess
             self.stats["dropped_hops"] += excess
             self.stats["dropped_frames"] += self._pictures.drop_before(self._next)
             self._step.skip(excess)
+
+    def _hush_muted(self, first: int, end: int) -> None:
+        """Silence the muted ones of hops that are left out, because contexts of later hops reach back."""
+        for hop in range(first, end):
+            if self._lanes["voice"].muted_in(hop):
+                self._waveform.hush(self._position(hop), self._position(hop + 1))
 
     # --- one hop
 
@@ -281,7 +306,9 @@ class Stream:
             return as_picture(picture()) if callable(picture) else picture
         except Exception as error:  # whatever a decoder or a caller's function raises
             self.stats["bad_frames"] += 1
-            _log.warning("a picture could not be used: %s", error)
+            # Where none can be made, a line for each would fill the log.
+            level = logging.WARNING if self.stats["bad_frames"] == 1 else logging.DEBUG
+            _log.log(level, "a picture could not be used: %s", error)
             return None
 
     def _context(self, hop: int, muted: bool) -> NDArray[np.float32] | None:
@@ -297,10 +324,21 @@ class Stream:
 
     # --- what is legal
 
+    def _moment(self, time: Any) -> float:
+        """A time on the clock of what came before: the stream would wait for ever behind a wrong one."""
+        seconds = moment(time)
+        newest = max(lane.time for lane in self._lanes.values())
+        if seconds > newest + _LONGEST_GAP and (newest > 0 or self._next is not None):
+            raise InputError(
+                f"time: {seconds:g} s is more than a day after {newest:g} s, the last before it; it must be "
+                "in seconds on one clock, or reset() begins anew"
+            )
+        return seconds
+
     def _lane(self, modality: str) -> Lane:
         if self._closed:
             raise InputError("the stream is closed; open a new one")
-        if modality not in self._lanes:
+        if not isinstance(modality, str) or modality not in self._lanes:
             self._model.check_modalities([modality])
             raise InputError(
                 f"{modality}: the stream was opened for {' and '.join(self.modalities)}; name it there"

@@ -40,7 +40,6 @@ class Track:
         id: stays while the face is followed; counts from 1 and is not used again.
         square: what to cut out of the picture.
         box: the face as left, top, width and height in whole pixels inside the picture.
-        score: the detector's score when it last saw the face, in [0, 1].
         age: pictures since the face was first found.
         lost: pictures since the face was last seen, 0 when it is in this one; a lost one's square is guessed.
     """
@@ -48,7 +47,6 @@ class Track:
     id: int
     square: Square
     box: tuple[int, int, int, int]
-    score: float
     age: int
     lost: int
 
@@ -96,11 +94,15 @@ class Tracks:
 
     def reset(self) -> None:
         """Forget every face; ids count from 1 again."""
-        self._targets: list[_Target] = []
+        self.forget()
         self._next_id = 1
         self._since = 0  # pictures since the last detection
-        self._scene: NDArray[np.float32] | None = None  # what the last detection saw
         self._shape: tuple[int, int] = (0, 0)
+
+    def forget(self) -> None:
+        """Lose every face at once, as after a time without pictures; ids go on."""
+        self._targets: list[_Target] = []
+        self._scene: NDArray[np.float32] | None = None  # what the last detection saw
 
     def update(self, image: Picture) -> list[Track]:
         """Take the next picture and return the faces, oldest first, with those that were lost a moment ago.
@@ -116,7 +118,7 @@ class Tracks:
             return [self._whole(picture)]
         if picture.shape[:2] != self._shape:
             self._shape = (picture.shape[0], picture.shape[1])
-            self._targets, self._scene = [], None
+            self.forget()
         grey = _small(picture)
         scene = _scene(grey)
         change = math.inf if self._scene is None else float(np.abs(scene - self._scene).mean())
@@ -177,14 +179,14 @@ class Tracks:
         left, right = (min(max(round(value), 0), width) for value in (x, x + w))
         top, bottom = (min(max(round(value), 0), height) for value in (y, y + h))
         box = (left, top, right - left, bottom - top)
-        return Track(target.id, target.square, box, target.face.score, target.age, target.lost)
+        return Track(target.id, target.square, box, target.age, target.lost)
 
     def _whole(self, picture: Picture) -> Track:
         face = self._finder.find(picture)[0]
         self._since += 1
         height, width = picture.shape[:2]
         square = self._geometry.square(face, self._finder.name)
-        return Track(1, square, (0, 0, width, height), face.score, self._since - 1, 0)
+        return Track(1, square, (0, 0, width, height), self._since - 1, 0)
 
 
 def _small(picture: Picture) -> Picture:
@@ -194,9 +196,10 @@ def _small(picture: Picture) -> Picture:
     height, width = picture.shape[:2]
     scale = min(1.0, _SMALL / max(height, width))
     size = (max(1, round(width * scale)), max(1, round(height * scale)))
-    small: Any = cv2.resize(picture, size, interpolation=cv2.INTER_AREA)
-    grey: Picture = small if small.ndim == 2 else cv2.cvtColor(small, cv2.COLOR_BGR2GRAY)
-    return grey
+    # Grey first: averaging areas of three channels takes twice as long.
+    grey: Any = picture if picture.ndim == 2 else cv2.cvtColor(picture, cv2.COLOR_BGR2GRAY)
+    small: Picture = cv2.resize(grey, size, interpolation=cv2.INTER_AREA)
+    return small
 
 
 def _scene(grey: Picture) -> NDArray[np.float32]:

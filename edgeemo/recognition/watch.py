@@ -8,14 +8,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from edgeemo.capture.source import Source, open_source
-from edgeemo.errors import InputError
+from edgeemo.errors import InputError, shown
 from edgeemo.recognition.emotion import Emotion
 from edgeemo.recognition.feed import feed
 from edgeemo.recognition.recognizer import Recognizer, load
-from edgeemo.recognition.stream import Stream
-
-LIVE_LATENESS = 0.2
-"""Seconds that a live modality is waited for; a file is waited for however long it takes."""
+from edgeemo.recognition.stream import LATENESS, Stream
 
 _log = logging.getLogger("edgeemo")
 
@@ -32,10 +29,11 @@ def watch(
     """Answer a source hop by hop: per hop one Emotion per face, or one without a face.
 
     The source is closed when it or the iteration ends. A picture or a piece of sound that cannot be used is
-    logged and left out.
+    left out: the first is a warning, and their number is logged at the end, at the level INFO, with what
+    else `Stream.stats` counted. When nothing could be used that first error is raised at the end.
 
     Args:
-        source: a video, a sound file or a picture, or an opened source.
+        source: the path of a video, a sound file or a picture, or an opened source.
         camera: the index of a camera, its device file or its stream address.
         microphone: 'default', or the index or a part of the name of an input device.
         model: a loaded model; without it `bundle` is loaded.
@@ -43,13 +41,19 @@ def watch(
         hop: seconds between two answers, a multiple of the bundle's, which is the default.
 
     Raises:
-        InputError: no source or more than one, or nothing in it that the model reads.
+        InputError: no source or more than one, or nothing in it that the model reads or can use; a model and
+            a bundle; a hop that does not fit.
         SourceError: the source cannot be read.
         BundleError: the bundle cannot be used.
         BackendError: an engine failed.
     """
+    if model is not None and bundle is not None:
+        raise InputError("bundle: a loaded model was given too; name either a model or a bundle, not both")
     if source is None or isinstance(source, str | Path):
         source = open_source(source, camera=camera, microphone=microphone)
+    elif not hasattr(source, "modalities"):
+        right = f"camera={source}" if isinstance(source, int) else "the path of a file, such as 'clip.mp4'"
+        raise InputError(f"source: {shown(source)} is neither a path nor an opened source; give {right}")
     elif camera is not None or microphone is not None:
         raise InputError(f"{source.name}: name either a source, or a camera and a microphone, not both")
     try:
@@ -65,20 +69,26 @@ def _answers(source: Source, model: Recognizer, hop: float | None) -> Iterator[E
             f"{source.name}: it holds {' and '.join(source.modalities)} only; "
             f"the bundle {model.bundle.name} reads {' and '.join(reads)}"
         )
-    lateness = LIVE_LATENESS if source.live else None
-    stream = Stream(model, hop=hop or model.bundle.hop, lateness=lateness)
+    lateness = LATENESS if source.live else None  # a file is waited for however long it takes
+    stream = Stream(model, hop=model.bundle.hop if hop is None else hop, lateness=lateness)
+    bad, first, answered = 0, "", False
 
     def left_out(error: InputError) -> None:
-        # The first is worth a line; a source that is broken all the way must not fill the log.
-        source.stats["bad_chunks"] = source.stats.get("bad_chunks", 0) + 1
-        _log.log(
-            logging.WARNING if source.stats["bad_chunks"] == 1 else logging.DEBUG,
-            "%s: %s",
-            source.name,
-            error,
-        )
+        nonlocal bad, first
+        bad += 1
+        first = first or str(error)
+        # The first is worth a warning; a source that is broken all the way must not fill the log. That of a
+        # file waits for an answer, because without any it is raised.
+        warns = bad == 1 and (answered or source.live)
+        _log.log(logging.WARNING if warns else logging.DEBUG, "%s: %s", source.name, error)
 
-    yield from feed(stream, source, source.modalities, in_order=not source.live, on_error=left_out)
-    lost = {name: count for name, count in stream.stats.items() if count}
+    for emotion in feed(stream, source, source.modalities, in_order=not source.live, on_error=left_out):
+        if first and not answered and not source.live:
+            _log.warning("%s: %s", source.name, first)
+        answered = True
+        yield emotion
+    if first and not answered:
+        raise InputError(f"{source.name}: {first}")
+    lost = {name: count for name, count in {"bad_chunks": bad, **stream.stats}.items() if count}
     if lost:
         _log.info("%s: %s", source.name, ", ".join(f"{count} {name}" for name, count in lost.items()))

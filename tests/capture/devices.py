@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 class FakeCapture:
     """Stands for cv2.VideoCapture; what it gives is up to its bench."""
 
-    def __init__(self, bench: CameraBench, device: int | str) -> None:
+    def __init__(self, bench: CameraBench, device: int | str | None) -> None:
         self._bench = bench
         bench.devices.append(device)
         self.released = False
@@ -37,7 +37,7 @@ class CameraBench:
 
     def __init__(self, *levels: int | None, opens: bool = True) -> None:
         self.opens = opens
-        self.devices: list[int | str] = []
+        self.devices: list[int | str | None] = []
         self.released = 0
         self.exhausted = threading.Event()
         self.go_on = threading.Event()  # ends the pause
@@ -54,7 +54,7 @@ class CameraBench:
         return self._levels.pop(0)
 
     def install(self, monkeypatch: pytest.MonkeyPatch) -> CameraBench:
-        monkeypatch.setattr("cv2.VideoCapture", lambda device: FakeCapture(self, device))
+        monkeypatch.setattr("cv2.VideoCapture", lambda device=None: FakeCapture(self, device))
         monkeypatch.setattr("edgeemo.capture.camera._RETRIES", (0.001, 0.001, 0.001))
         return self
 
@@ -84,10 +84,18 @@ class FakeStream:
             self.running = False
             self.options["finished_callback"]()
 
-    def give(self, level: float, count: int | None = None, overflow: bool = False) -> None:
+    @property
+    def time(self) -> float:
+        return self._bench.now + 1000.0  # a clock of its own
+
+    def give(
+        self, level: float, count: int | None = None, overflow: bool = False, captured: float | None = None
+    ) -> None:
+        """Hand over a block now; `captured` is the time of its first sample, None where none is told."""
         block = np.full((count or self.options["blocksize"], 1), level, np.float32)
         status = types.SimpleNamespace(input_overflow=overflow)
-        self.options["callback"](block, len(block), None, status)
+        stamps = types.SimpleNamespace(inputBufferAdcTime=0.0 if captured is None else captured + 1000.0)
+        self.options["callback"](block, len(block), stamps, status)
         block[:] = 9.0  # PortAudio uses it for the next one
 
     def unplug(self) -> None:

@@ -9,7 +9,14 @@ import av
 import numpy as np
 from numpy.typing import NDArray
 
+from edgeemo.capture.source import Sound
+
 FPS, RATE, SIDE = 25, 48000, 64
+
+
+def end(sound: Sound) -> float:
+    """The time just after the last sample."""
+    return sound.time + len(sound.samples) / sound.sample_rate
 
 
 def pictures(seconds: float, flash: float) -> list[NDArray[np.uint8]]:

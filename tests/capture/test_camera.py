@@ -3,11 +3,12 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from edgeemo.capture.camera import Camera
 from edgeemo.capture.source import Frame
-from edgeemo.errors import SourceError
+from edgeemo.errors import InputError, SourceError
 from tests.capture.devices import CameraBench
 
 
@@ -19,6 +20,23 @@ def test_a_camera_that_cannot_be_opened(monkeypatch: pytest.MonkeyPatch) -> None
     CameraBench(opens=False).install(monkeypatch)
     with pytest.raises(SourceError, match=r"camera 3 cannot be opened: plug it in.*/dev/video"):
         Camera(3)
+
+
+def test_a_number_that_no_camera_has() -> None:
+    with pytest.raises(SourceError, match=r"^camera 99999999999999 cannot be opened: plug it in"):
+        Camera(99999999999999)
+
+
+def test_a_name_that_is_not_unicode_is_kept_from_opencv(monkeypatch: pytest.MonkeyPatch) -> None:
+    bench = CameraBench(opens=False).install(monkeypatch)
+    with pytest.raises(SourceError, match="cannot be opened: plug it in"):
+        Camera("/dev/\udcff")  # OpenCV would crash
+    assert bench.devices == [None]
+
+
+def test_what_names_no_camera_is_refused() -> None:
+    with pytest.raises(InputError, match=r"^camera: ndarray; give its index"):
+        Camera(np.zeros((4, 4, 3)))  # type: ignore[arg-type]
 
 
 def test_a_camera_that_gives_no_picture(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,6 +4,7 @@ import contextlib
 import itertools
 import logging
 import os
+import sys
 import wave
 from pathlib import Path
 
@@ -15,7 +16,7 @@ import pytest
 from edgeemo.capture.clip import Clip, _mono, read_pictures, read_sound
 from edgeemo.capture.source import Frame, Sound
 from edgeemo.errors import InputError, SourceError
-from tests.capture.media import RATE, SIDE, cut, pictures, tone, write_clip
+from tests.capture.media import RATE, SIDE, cut, end, pictures, tone, write_clip
 
 INDEX_FIRST = {"movflags": "faststart"}
 
@@ -39,7 +40,7 @@ def split(source: Clip) -> tuple[list[Frame], list[Sound]]:
 
 def joined(sounds: list[Sound]) -> np.ndarray:
     for before, after in itertools.pairwise(sounds):
-        assert after.time == pytest.approx(before.end, abs=1e-9)
+        assert after.time == pytest.approx(end(before), abs=1e-9)
     return np.concatenate([sound.samples for sound in sounds])
 
 
@@ -336,23 +337,55 @@ def test_sound_is_read_to_the_sample(tmp_path: Path) -> None:
     assert np.array_equal(samples, values.astype(np.float32) / 32768)
 
 
-def test_a_gap_is_silence(tmp_path: Path) -> None:
-    path = tmp_path / "gap.mkv"
+def write_blocks(path: Path, starts: list[float], rate: int = 8000) -> Path:
+    """Blocks of 0.1 s at 0.25 of full scale, with these times."""
     with av.open(str(path), "w") as container:
-        stream = container.add_stream("pcm_s16le", rate=16000, layout="mono")
-        for number in (0, 1, 2, 7, 8):
-            block = av.AudioFrame.from_ndarray(
-                np.full((1, 1600), 8192, np.int16), format="s16", layout="mono"
-            )
-            block.sample_rate, block.pts = 16000, number * 1600
+        stream = container.add_stream("pcm_s16le", rate=rate, layout="mono")
+        for start in starts:
+            values = np.full((1, rate // 10), 8192, np.int16)
+            block = av.AudioFrame.from_ndarray(values, format="s16", layout="mono")
+            block.sample_rate, block.pts = rate, round(start * rate)
             container.mux(stream.encode(block))
         container.mux(stream.encode(None))
-    samples, rate = read_sound(path)
-    assert len(samples) == 9 * 1600
-    assert (samples[: 3 * 1600] == 0.25).all()
-    assert (samples[3 * 1600 : 7 * 1600] == 0).all()
-    assert (samples[7 * 1600 :] == 0.25).all()
-    assert rate == 16000
+    return path
+
+
+@pytest.mark.parametrize(
+    ("starts", "read"),
+    [
+        ([0.0, 0.1, 0.7, 0.8], [0.0, 0.1, 0.7, 0.8]),
+        # A longer gap than a minute becomes one, and only once.
+        ([0.0, 500.0, 500.1, 500.4], [0.0, 60.1, 60.2, 60.5]),
+        ([0.0, 500.0, 1000.0, 1000.1], [0.0, 60.1, 120.2, 120.3]),
+    ],
+)
+def test_a_gap_is_silence(starts: list[float], read: list[float], tmp_path: Path) -> None:
+    samples, rate = read_sound(write_blocks(tmp_path / "gap.mkv", starts))
+    assert rate == 8000
+    expected = np.zeros(round((read[-1] + 0.1) * rate), np.float32)
+    for start in read:
+        expected[round(start * rate) : round((start + 0.1) * rate)] = 0.25
+    assert np.array_equal(samples, expected)
+
+
+def test_sound_after_a_broken_stamp_is_not_lost(monkeypatch: pytest.MonkeyPatch) -> None:
+    times, block = (0.0, 1e6, 0.2, 0.3, 0.35), np.full(800, 0.25, np.float32)
+    sounds = [Sound(time, block, 8000) for time in times]
+    monkeypatch.setattr("edgeemo.capture.clip.Clip", lambda *_: sounds)
+    samples, _ = read_sound("broken.wav")
+    assert (
+        len(samples) == 8000 * 60 + 4.5 * 800
+    )  # a minute of silence; of the last block half is there already
+    assert np.count_nonzero(samples) == 4.5 * 800
+
+
+def test_without_pyav_the_message_says_what_to_install(clip: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "av", None)
+    with pytest.raises(SourceError, match=r"clip\.mov: .* pip install av") as caught:
+        Clip(clip)
+    assert str(clip) in str(caught.value)
+    with pytest.raises(SourceError, match="no such file"):  # that comes first
+        Clip(clip.with_name("missing.mp4"))
 
 
 def test_sound_that_was_cut_off_is_read_with_a_warning(
@@ -435,7 +468,7 @@ def test_a_recorded_mp4(data: Path) -> None:
     source = Clip(path)
     frames, sounds = split(source)
     assert len(frames) / 30000 * 1001 == pytest.approx(source.duration, abs=0.05)
-    assert sounds[-1].end == pytest.approx(source.duration, abs=0.05)
+    assert end(sounds[-1]) == pytest.approx(source.duration, abs=0.05)
     assert frames[40].image().shape == (720, 1280, 3)
     assert source.stats == {"bad_packets": 0, "truncated": 0}
 
@@ -456,5 +489,5 @@ def test_a_recording_that_was_cut_off(pattern: str, data: Path, tmp_path: Path) 
     source = Clip(cut(path, tmp_path / path.name))
     _, sounds = split(source)
     assert source.duration is not None
-    assert 0.3 * source.duration < sounds[-1].end < 0.8 * source.duration
+    assert 0.3 * source.duration < end(sounds[-1]) < 0.8 * source.duration
     assert source.stats["truncated"] == 1

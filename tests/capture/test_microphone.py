@@ -8,7 +8,7 @@ import pytest
 
 from edgeemo.capture.microphone import Microphone
 from edgeemo.capture.source import Sound
-from edgeemo.errors import SourceError
+from edgeemo.errors import InputError, SourceError
 from tests.capture.devices import SoundBench
 
 
@@ -42,6 +42,11 @@ def test_a_microphone_that_cannot_be_opened_names_the_others(
         Microphone(device)
     assert f"microphone {device}" in str(caught.value)
     assert "Loudspeaker" not in str(caught.value)
+
+
+def test_what_names_no_device_is_refused() -> None:
+    with pytest.raises(InputError, match=r"^microphone: ndarray; give 'default'"):
+        Microphone(np.zeros(3))  # type: ignore[arg-type]
 
 
 def test_a_device_that_does_not_start(bench: SoundBench) -> None:
@@ -89,6 +94,39 @@ def test_blocks_follow_each_other_whatever_the_jitter(bench: SoundBench) -> None
     assert first.samples.dtype == np.float32
     assert first.samples.tolist() == pytest.approx([0.1] * 320)  # a copy: the block was used again since
     assert microphone.stats["gaps"] == 0
+
+
+@pytest.mark.parametrize("latency", [0.0, 0.04])
+def test_a_block_that_is_handed_over_late_is_no_gap(latency: float, bench: SoundBench) -> None:
+    microphone = Microphone("USB")
+    items = iter(microphone)
+    # The third waits for 0.15 s, and what was recorded meanwhile comes at once.
+    handed_over = [0.02, 0.04, 0.21, 0.21, 0.21, 0.21, 0.21, 0.21, 0.21, 0.21, 0.22]
+    for k, now in enumerate(handed_over):
+        bench.now = now + latency
+        bench.streams[0].give(0.0, captured=0.02 * k)
+    assert [next(items).time for _ in handed_over] == pytest.approx([0.02 * k for k in range(11)])
+    assert microphone.stats["gaps"] == 0
+
+
+def test_what_a_driver_lost_is_a_gap(bench: SoundBench) -> None:
+    microphone = Microphone("USB")
+    items = iter(microphone)
+    for captured in (0.0, 0.02, 0.54, 0.56):
+        bench.now = captured + 0.05
+        bench.streams[0].give(0.0, captured=captured)
+    assert [next(items).time for _ in range(4)] == pytest.approx([0.0, 0.02, 0.54, 0.56])
+    assert microphone.stats["gaps"] == 1
+
+
+@pytest.mark.parametrize("captured", [-990.0, 1e9])  # long ago, and not yet
+def test_a_capture_time_of_another_clock_is_not_believed(captured: float, bench: SoundBench) -> None:
+    microphone = Microphone("USB")
+    items = iter(microphone)
+    for now in (0.02, 0.04, 0.06):
+        bench.now = now
+        bench.streams[0].give(0.0, captured=captured)
+    assert [next(items).time for _ in range(3)] == pytest.approx([0.0, 0.02, 0.04])
 
 
 def test_a_pause_of_the_device_is_a_gap(bench: SoundBench) -> None:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from edgeemo.capture import open_source
-from edgeemo.capture.source import SampleTimes, Sound
+from edgeemo.capture.source import SampleTimes
 from edgeemo.errors import InputError, SourceError
 
 
@@ -30,10 +30,6 @@ def test_a_path_opens_a_clip(tmp_path: Path) -> None:
 
     cv2.imwrite(str(tmp_path / "a.png"), np.zeros((4, 4, 3), np.uint8))
     assert open_source(tmp_path / "a.png").modalities == ("face",)
-
-
-def test_a_sound_ends_after_its_last_sample() -> None:
-    assert Sound(1.0, np.zeros(800, np.float32), 16000).end == 1.05
 
 
 @pytest.mark.parametrize(

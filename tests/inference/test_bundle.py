@@ -16,11 +16,12 @@ from edgeemo.inference.spec import TensorSpec, Thresholds
 from tests.support.tiny import Tiny, write_bundle
 
 Manifest = dict[str, Any]
+GEOMETRY = {"yunet": {"scale": 1.2, "dx": 0.0, "dy": -0.1}, "eyes": {"distance": 0.4, "y": 0.4}}
 
 
 @pytest.fixture(scope="module")
 def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_bundle(tmp_path_factory.mktemp("bundle") / "tiny", geometry={"yunet": {"scale": 1.2}})
+    return write_bundle(tmp_path_factory.mktemp("bundle") / "tiny", geometry=GEOMETRY)
 
 
 @pytest.fixture
@@ -68,7 +69,7 @@ def test_read_gives_typed_access(written: Path) -> None:
     assert (bundle.hop, bundle.window, bundle.slots) == (0.1, 0.5, 5)
     assert bundle.face is not None and bundle.voice is not None
     assert (bundle.face.size, bundle.face.channels) == ((8, 8), 1)
-    assert bundle.face.geometry == {"yunet": {"scale": 1.2}}
+    assert bundle.face.geometry == GEOMETRY
     assert (bundle.voice.sample_rate, bundle.voice.context) == (8000, 1600)
     assert bundle.thresholds == Thresholds(confidence=0.35, silence_dbfs=-60.0, dark=5.0, clipped=0.5)
     assert list(bundle.graphs) == ["face", "voice", "fusion"]
@@ -132,7 +133,27 @@ def test_fusion_may_answer_less(folder: Path) -> None:
         (drop("face.geometry"), "'face.geometry' is missing; it must be an object"),
         (drop("voice"), "'voice' is missing; it must be an object"),
         (put("voice.sample_rate", 16.0), "'voice.sample_rate' is 16.0; it must be a whole number"),
-        (put("voice.context", 0), "'voice.context' is 0; it must be a whole number of at least 1"),
+        (put("voice.context", 0), "'voice.context' is 0; it must be a whole number from 1 to 480000"),
+        (put("voice.context", 480001), "'voice.context' is 480001"),  # more than 60 s
+        (
+            put("voice.sample_rate", 10**10),
+            "'voice.sample_rate' is 10000000000; it must be a whole",
+        ),
+        (put("voice.sample_rate", 3999), "a whole number from 4000 to 192000"),
+        (
+            put("face.size", [8, 1025]),
+            "'face.size' is [8, 1025]; it must be [height, width] in pixels, at",
+        ),
+        (put("window", 500.0), "'window' is 500.0; it must be a multiple of the hop, 0.1 s, of at most 4096"),
+        (
+            put("face.geometry.yunet.scale", -1),
+            "'face.geometry.yunet.scale' is -1; it must be a number in [0.01, 100]",
+        ),
+        (put("face.geometry.yunet.scale", 0), "'face.geometry.yunet.scale' is 0"),
+        (put("face.geometry.yunet.dx", None), "'face.geometry.yunet.dx' is null; it must be a number in"),
+        (drop("face.geometry.yunet.dy"), "'face.geometry.yunet.dy' is missing"),
+        (put("face.geometry.eyes.distance", 0), "'face.geometry.eyes.distance' is 0"),
+        (put("face.geometry.cascade", 1.0), "'face.geometry.cascade' is 1.0; it must be an object"),
         (put("thresholds.confidence", 1.5), "'thresholds.confidence' is 1.5; it must be a number in [0, 1]"),
         (drop("thresholds.dark"), "'thresholds.dark' is missing"),
         (put("results", {}), "'results' is an object; it must be a list of objects"),
@@ -160,6 +181,7 @@ def test_fusion_may_answer_less(folder: Path) -> None:
         ),
         (put("graphs.face.outputs", {}), "must hold 'tokens' with a fixed last axis"),
         (put("graphs.face.outputs.tokens", ["float32", ["N", 5]]), "it must be float32 [N, 5, 5]"),
+        (put("graphs.face.outputs.tokens", ["float32", ["N", 10**9]]), "their width, of at most 4096"),
         (
             put("graphs.voice.mode", "replace"),
             "'graphs.voice.outputs.tokens' is float32 [1, 4]; it must be float32 [5, 4]",
@@ -203,6 +225,8 @@ def test_every_required_key_is_missed(folder: Path) -> None:
         (b"\xff\xfe{}", "not UTF-8"),
         (b'{"schema": 1, "schema": 1}', "the key 'schema' is given twice"),
         (b'{"schema": 1, "hop": NaN}', "it holds NaN; numbers must be finite"),
+        (b'{"schema": 1, "hop": -1e999}', "it holds -1e999; numbers must be finite"),
+        (b'{"schema": 1, "hop": ' + b"9" * 500 + b".0}", "999...; numbers must be finite"),
         (b"[" * 100_000, "nested too deeply"),
         (b'{"schema": 1' + b"0" * 5000 + b"}", "it cannot be read: Exceeds the limit"),
     ],
@@ -353,11 +377,14 @@ def test_describe_files(tmp_path: Path) -> None:
 
 
 def test_repr_is_the_contract(folder: Path) -> None:
+    measured = {"n": 3573, "wa": 0.87123, "ua": 0.75, "ece": 0.02, "command": "edgeemo evaluate fer.csv"}
     results = [
-        {"data": "fer+", "split": "test", "n": 3573, "precision": "int8", "wa": 0.871},
+        {"data": "FER+", "given": "face, cropped", "precision": "int8", **measured},
+        {"data": "pairs", "n": 9, "ua": 0.5, "single": {"face": 0.4, "voice": 0.3}, "late": 0.45},
         {"data": "none"},
     ]
     edit(folder, put("results", results))
+    edit(folder, put("notice", "For tests alone. " * 8))
     edit(folder, put("graphs.voice.every", 3))
     assert (
         repr(Bundle.read(folder))
@@ -365,6 +392,8 @@ def test_repr_is_the_contract(folder: Path) -> None:
 bundle: tiny 1.0
 path: {folder}
 licence: CC0-1.0
+notice: For tests alone. For tests alone. For tests alone. For tests alone. For tests alone. For tests alone.
+  For tests alone. For tests alone.
 task: categorical
 labels: [anger, disgust, fear, happiness, neutral, sadness, surprise]
 modalities: [face, voice]
@@ -388,8 +417,9 @@ graphs:
     out face_logits: float32 [N, 7]
     out voice_logits: float32 [N, 7]
 results:
-  - data fer+, split test, n 3573, precision int8, wa 0.871
-  - data none"""
+  - FER+; face, cropped; int8: n 3573, WA 0.871, UA 0.750, ECE 0.020
+  - pairs: n 9, UA 0.500 (UA of face 0.400, voice 0.300, both added 0.450)
+  - none"""
     )
 
 

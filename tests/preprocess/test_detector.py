@@ -1,9 +1,11 @@
 from __future__ import annotations
 
 import hashlib
+import http.client
 import math
 import os
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -133,6 +135,45 @@ def test_detectors_are_looked_for_in_order(
     assert open_finder(data / MODEL).name == "yunet"
 
 
+def no_home() -> Path:
+    raise RuntimeError("Could not determine home directory.")
+
+
+def closed(path: Path) -> bool:
+    raise PermissionError(13, "Permission denied", str(path))
+
+
+@needs_cascade
+@pytest.mark.parametrize(("name", "act"), [("home", no_home), ("is_file", closed)])
+def test_without_a_home_there_is_the_cascade(name: str, act: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    finder = CascadeFinder()
+    monkeypatch.setattr(detector, "CascadeFinder", lambda: finder)  # it looks for a file of OpenCV's
+    monkeypatch.setattr(Path, name, act)
+    assert open_finder() is finder
+    with pytest.raises(SourceError, match=r"could not be fetched from https.*--detector"):
+        fetch_detector()
+
+
+def test_a_detector_that_may_not_be_read_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Path, "is_file", closed)
+    with pytest.raises(InputError, match=r"mine\.onnx cannot be read .*YuNet"):
+        open_finder(tmp_path / "mine.onnx")
+
+
+def test_a_detector_whose_name_is_not_unicode_is_refused(
+    tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "\udcff.onnx"
+    try:
+        path.write_bytes((data / MODEL).read_bytes())
+    except (OSError, UnicodeError):
+        pytest.skip("this file system has no such names")
+    monkeypatch.setattr(cv2, "FaceDetectorYN", None)  # it would crash
+    with pytest.raises(InputError, match=r"cannot be read .*YuNet"):
+        open_finder(path)
+
+
 @pytest.mark.parametrize("content", [None, b"", b"not a network"])
 def test_a_file_that_is_no_detector_is_named(tmp_path: Path, content: bytes | None) -> None:
     path = tmp_path / "mine.onnx"
@@ -175,9 +216,12 @@ def test_another_file_is_not_kept(tmp_path: Path) -> None:
     assert not detector_path().parent.exists()
 
 
-def test_without_a_network_the_message_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("error", [OSError("no route to host"), http.client.BadStatusLine("no route")])
+def test_without_a_network_the_message_says_what_to_do(
+    error: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def unreachable(url: str, timeout: float) -> None:
-        raise OSError("no route to host")
+        raise error
 
     monkeypatch.setattr(detector.urllib.request, "urlopen", unreachable)
     with pytest.raises(

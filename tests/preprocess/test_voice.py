@@ -145,6 +145,11 @@ def test_rates_that_are_refused(source: Any, target: Any) -> None:
         Resampler(source, target)
 
 
+def test_a_refusal_shows_no_samples() -> None:
+    with pytest.raises(InputError, match=r"^sample rate ndarray: give an integer"):
+        Resampler(np.full(3, 0.25), 16000)  # type: ignore[arg-type]
+
+
 def test_an_error_leaves_the_stream_as_it_was() -> None:
     samples = np.random.default_rng(0).uniform(-1, 1, 4800).astype(np.float32)
     resampler = Resampler(48000, 16000)

@@ -88,6 +88,33 @@ def test_the_first_face_is_followed(model: Recognizer) -> None:
     assert longer.track == 7 and longer.label == "anger" and longer.modalities == ("face", "voice")
 
 
+def test_a_face_that_is_found_again_under_another_id_is_followed_on(model: Recognizer) -> None:
+    lost = {"reasons": ("no face",)}
+    hops = [
+        [answer(0, [5, 1], track=7), answer(0, [1, 9], track=8)],
+        [answer(1, [5, 1], track=7, **lost), answer(1, [5, 1], track=9), answer(1, [1, 9], track=8)],
+        *[[answer(hop, [1, 9], track=8), answer(hop, [5, 1], track=9)] for hop in range(2, 8)],
+    ]
+    result = combined(model, hops)
+    assert (result.track, result.time, result.label) == (9, close(0.8), "anger")
+    assert result.probabilities == close(hops[0][0].probabilities)  # 8 never counted
+    # Once it is the one that is followed, who comes in beside it is somebody else.
+    hops.append([answer(8, [5, 1], track=9), answer(8, [1, 9], track=10)])
+    hops.append([answer(9, [1, 9], track=10)])
+    assert combined(model, hops).time == close(0.9)
+
+
+def test_the_voice_goes_on_with_the_face_that_is_found_again(model: Recognizer) -> None:
+    both = {"modalities": ("face", "voice")}
+    hops = [[answer(hop, [5, 1], track=1)] for hop in range(3)]
+    hops += [[absent(3)]]
+    hops += [[answer(hop, [1, 9], track=2, **both)] for hop in range(4, 30)]
+    result = combined(model, hops)
+    assert result.track == 2 and result.modalities == ("face", "voice") and result.time == close(3.0)
+    assert result.probabilities is not None
+    assert max(result.probabilities, key=result.probabilities.__getitem__) == LABELS[1]
+
+
 @pytest.mark.parametrize(("dark", "reasons"), [(2, ()), (3, ("too dark",)), (6, ("too dark",))])
 def test_reasons_of_a_clip_are_those_of_half_of_its_hops(
     model: Recognizer, dark: int, reasons: tuple[str, ...]

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 
 from edgeemo.errors import InputError
@@ -45,13 +46,44 @@ def test_hops_that_do_not_fit(hop: float) -> None:
         HopGrid.of(hop, 0.1)
 
 
-@pytest.mark.parametrize("value", [None, "soon", [1], math.nan, math.inf])
-def test_what_is_no_number(value: object) -> None:
-    with pytest.raises(InputError, match="x: "):
+@pytest.mark.parametrize(
+    ("value", "says"),
+    [
+        (None, "x: NoneType is not a number"),
+        ("soon", "x: 'soon' is not a number"),
+        ([1], "x: list is not a number"),
+        (np.full((2, 2), 77, np.uint8), "x: ndarray is not a number"),  # what it holds is nobody's business
+        (math.nan, "x: nan is not finite"),
+        (-math.inf, "x: -inf is not finite"),
+        (10**400, "x: inf is not finite"),  # float() overflows
+        (1e308, "x: 1e+308 s is beyond 1e+11 s"),
+        (-1e12, "x: -1e+12 s is beyond 1e+11 s"),
+        (1.7e9 * 1e9, "x: 1.7e+18 s is beyond 1e+11 s; is it in seconds?"),  # a clock in nanoseconds
+    ],
+)
+def test_what_is_no_number_of_seconds(value: object, says: str) -> None:
+    with pytest.raises(InputError) as caught:
         number("x", value)
+    assert str(caught.value).startswith(says) and "77" not in str(caught.value)
+
+
+@pytest.mark.parametrize("value", [0, -1.5, "2.5", np.float32(0.5), 1e11])
+def test_what_is_one(value: object) -> None:
+    assert number("x", value) == float(value)  # type: ignore[arg-type]
 
 
 def test_a_time_is_at_least_0() -> None:
     assert moment(-1e-7) == 0.0  # what rounding leaves
     with pytest.raises(InputError, match="before the clock starts"):
         moment(-0.01)
+
+
+@pytest.mark.parametrize("time", [1e308, 1.7e18, 10**400])
+def test_a_time_that_cannot_be_in_seconds(time: float) -> None:
+    with pytest.raises(InputError, match=r"^time: "):
+        moment(time)
+
+
+def test_a_hop_that_cannot_be_in_seconds() -> None:
+    with pytest.raises(InputError, match=r"^hop: 1e\+308 s is beyond 1e\+11 s"):
+        HopGrid.of(1e308, 0.1)

@@ -29,3 +29,13 @@ def test_saying_it_twice_changes_nothing() -> None:
     lane.mute(True, 4)
     lane.mute(False, 6)
     assert [lane.muted_in(hop) for hop in range(1, 7)] == [False, True, True, True, True, False]
+
+
+def test_a_change_that_was_meant_for_an_earlier_hop_follows_the_one_before() -> None:
+    lane = Lane()
+    lane.mute(True, 2)
+    lane.mute(False, 7)  # what was pushed goes up to there
+    lane.mute(True, 4)
+    lane.mute(False, 8)
+    lane.mute(True, 5)
+    assert lane.muted and [lane.muted_in(hop) for hop in range(9)] == [*[False] * 2, *[True] * 7]

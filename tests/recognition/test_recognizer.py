@@ -146,6 +146,7 @@ def test_a_model_may_be_used_while_it_answers_events(model: Recognizer, tiny: Ti
         ({"voice": np.zeros(800), "sample_rate": -8000}, "sample_rate: -8000"),
         ({"voice": np.zeros(800), "sample_rate": 8000.5}, "sample_rate: 8000.5"),
         ({"voice": np.zeros(800), "sample_rate": "8 kHz"}, "sample_rate: '8 kHz'"),
+        ({"voice": np.zeros(800), "sample_rate": np.zeros(800)}, "^sample_rate: ndarray is not a rate"),
         ({"voice": np.zeros(800), "sample_rate": 100}, "rate 100"),
         ({"voice": np.zeros(0), "sample_rate": 8000}, "voice: no samples"),
         ({"voice": np.full(800, np.nan), "sample_rate": 8000}, "NaN"),
@@ -212,6 +213,9 @@ def test_printing_a_model_shows_its_contract_and_what_runs_it(tiny_folder: Path)
         ({"backend": "cuda"}, InputError, "auto"),
         ({"precision": "int4"}, InputError, "int8"),
         ({"detector": "no/such.onnx"}, InputError, "no file at no/such.onnx"),
+        ({"detector": "x" * 300}, InputError, "no file at xxx"),  # too long for the file system
+        ({"detector": 5}, InputError, "detector: 5 is not a path"),
+        ({"detector": b"yunet.onnx"}, InputError, "detector: bytes is not a path"),
     ],
 )
 def test_what_cannot_be_loaded(

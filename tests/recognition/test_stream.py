@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import gc
+import logging
 import math
 import tracemalloc
 from collections.abc import Callable
@@ -9,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edgeemo.errors import EdgeEmoError, InputError
+from edgeemo.errors import BackendError, EdgeEmoError, InputError
 from edgeemo.recognition.recognizer import Recognizer
 from edgeemo.recognition.stream import BACKLOG, Stream
 from tests.recognition.conftest import Build
@@ -390,11 +391,45 @@ def test_a_muted_voice_is_masked_and_not_heard_later(
     for modality in stream.modalities:
         stream.end(modality)
     emotions += stream.poll()
-    # Hop 3 is not closed when the picture of 0.4 s has not come yet.
+    # Hop 3 is not closed when the picture of 0.4 s has not come yet; the sound up to hop 7 came while muted.
     muted = [hop for hop, emotion in enumerate(emotions) if "voice muted" in emotion.reasons]
-    assert muted == [3, 4, 5]
+    assert muted == [3, 4, 5, 6, 7]
     assert_answers(emotions, reference(tiny, HOPS, crops, sound, muted={"voice": set(muted)}))
-    assert len(calls(model)["voice"]) == HOPS - 3
+    assert len(calls(model)["voice"]) == HOPS - 5
+
+
+@pytest.mark.parametrize("chunk", [800, 250])
+def test_what_was_pushed_while_muted_is_not_heard_after(
+    model: Recognizer, tiny: Tiny, crops: Any, sound: Any, chunk: int
+) -> None:
+    stream = files(model)
+    stream.mute("voice")
+    for one in voice_pushes(sound[:5500], 8000, chunk):  # up to hop 6; no picture has come yet
+        push(stream, one)
+    stream.mute("voice", False)
+    stream.mute("voice")
+    stream.mute("voice", False)
+    emotions = play(stream, [*voice_pushes(sound[5500:], 8000, chunk, 5500 / 8000), *frames(crops)])
+    muted = set(range(7))
+    assert {hop for hop, emotion in enumerate(emotions) if "voice muted" in emotion.reasons} == muted
+    assert_answers(emotions, reference(tiny, HOPS, crops, sound, muted={"voice": muted}))
+
+
+def test_muted_hops_that_nobody_polled_are_not_heard_after(model: Recognizer, tiny: Tiny) -> None:
+    contexts = []
+    voice = model.graphs["voice"]
+    run = voice.run
+    voice.run = lambda feeds: contexts.append(feeds["voice"].copy()) or run(feeds)  # type: ignore[method-assign, func-returns-value]
+    stream = files(model, "voice")
+    stream.mute("voice")
+    for second in range(3):
+        stream.push_audio(np.full(8000, 0.9, np.float32), 8000, second)
+    stream.mute("voice", False)
+    for second in range(3, 63):  # the hops up to 3 s fall out of the backlog
+        stream.push_audio(np.full(8000, 0.1, np.float32), 8000, second)
+    assert len(stream.poll()) == round(BACKLOG / 0.1) and stream.stats["dropped_hops"] == 30
+    assert max(context.max() for context in contexts) == np.float32(0.1)
+    assert contexts[0][0, 0] == 0.0  # the context is two hops long
 
 
 def test_a_muted_face_is_neither_made_nor_found(model: Recognizer, sound: Any) -> None:
@@ -569,6 +604,34 @@ def test_a_face_that_left_takes_its_tokens_along(build: Build, tiny: Tiny) -> No
     assert emotions[-1].reasons == ("no face",)
 
 
+@pytest.mark.parametrize("gap", ["mute", "no pictures", "nobody polled"])
+def test_after_a_window_without_pictures_a_face_has_a_new_id(build: Build, tiny: Tiny, gap: str) -> None:
+    model = build(tiny, (20.0, 20.0, 40.0, 40.0))
+    stream = Stream(model, "face", lateness=None)
+    picture = _texture(80, 80)
+    last = 700 if gap == "nobody polled" else 10
+    stream.push_frame(picture, 0.0)
+    stream.push_frame(picture, 0.1)
+    emotions = stream.poll()
+    if gap == "mute":
+        stream.mute("face")
+        for hop in range(2, last):
+            stream.push_frame(picture, hop * 0.1)
+        stream.mute("face", False)
+    for hop in range(last, last + 2):
+        stream.push_frame(picture, hop * 0.1)
+    stream.end("face")
+    emotions += stream.poll()
+    assert emotions[0].track == 1
+    assert [emotion.track for emotion in emotions[-2:]] == [2, 2]
+
+
+def test_a_face_keeps_its_id_over_a_shorter_gap(build: Build, tiny: Tiny) -> None:
+    model = build(tiny, (20.0, 20.0, 40.0, 40.0))
+    pushes: list[Push] = [("face", hop * 0.1, _texture(80, 80), 0) for hop in (0, 1, 4, 5)]
+    assert {emotion.track for emotion in play(Stream(model, "face", lateness=None), pushes)} == {1}
+
+
 # --- health
 
 
@@ -619,6 +682,12 @@ BAD: list[tuple[Callable[[Stream], object], str]] = [
     (lambda s: s.push_frame(np.zeros((4, 4), np.uint8), "soon"), "time: 'soon'"),  # type: ignore[arg-type]
     (lambda s: s.push_text("well", 0.0, 0.5), "reads face and voice"),
     (lambda s: s.mute("text"), "reads face and voice"),
+    (lambda s: s.mute(["voice"]), "list: the bundle tiny reads face and voice"),  # type: ignore[arg-type]
+    (lambda s: s.push_frame(0.5, np.full((4, 4), 77, np.uint8)), "^time: ndarray is not a number"),  # type: ignore[arg-type]  # swapped
+    (lambda s: s.push_frame(np.zeros((4, 4), np.uint8), 1e308), "beyond"),
+    (lambda s: s.push_audio(np.zeros(80), 8000, 0.5e9), "time: 5e.08 s is more than a day after .* seconds"),
+    (lambda s: s.advance("voice", 1e6), "more than a day after .* reset"),
+    (lambda s: s.push_audio(np.zeros(80), np.zeros(9), 0.5), "rate"),  # type: ignore[arg-type]
     (lambda s: s.end("smell"), "smell: the bundle tiny reads face and voice"),
     (lambda s: s.advance("voice", math.inf), "time: inf"),
 ]
@@ -641,6 +710,8 @@ def test_bad_input_is_an_error_and_changes_nothing(
 def test_a_picture_that_cannot_be_made_counts_as_missing(
     model: Recognizer, crops: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
+    caplog.set_level(logging.DEBUG, "edgeemo")
+
     def broken() -> Any:
         raise RuntimeError("decoder failed")
 
@@ -650,7 +721,8 @@ def test_a_picture_that_cannot_be_made_counts_as_missing(
     )
     assert [emotion.reasons for emotion in emotions] == [(), ("no face",), ("no face",)]
     assert stream.stats["bad_frames"] == 2
-    assert "decoder failed" in caplog.text
+    assert [record.levelname for record in caplog.records] == ["WARNING", "DEBUG"]
+    assert "decoder failed" in caplog.records[0].message
 
 
 def test_no_sound_is_no_error(model: Recognizer, sound: Any) -> None:
@@ -670,9 +742,13 @@ def test_no_sound_is_no_error(model: Recognizer, sound: Any) -> None:
         ({"hop": -0.1}, "not a multiple"),
         ({"hop": math.nan}, "hop: nan"),
         ({"hop": "fast"}, "hop: 'fast'"),
+        ({"hop": 1e308}, "hop: 1e.308 s is beyond"),
         ({"lateness": -1}, "negative"),
         ({"modalities": ("face", "text")}, "text: the bundle tiny reads face and voice"),
         ({"modalities": ()}, "nothing to judge by"),
+        ({"modalities": 5}, "modalities: 5 is not a list of names; the bundle tiny reads face and voice"),
+        ({"modalities": ("face", 5)}, "5: the bundle tiny reads face and voice"),
+        ({"modalities": [np.zeros(3)]}, "ndarray: the bundle tiny reads face and voice"),
     ],
 )
 def test_a_stream_that_cannot_be(model: Recognizer, options: dict[str, Any], message: str) -> None:
@@ -704,6 +780,99 @@ def test_a_graph_that_fails_ends_one_poll_and_not_the_stream(model: Recognizer, 
     fusion.compute = compute  # type: ignore[attr-defined]
     stream.push_audio(sound[800:1600], 8000, 0.1)
     assert [emotion.time for emotion in stream.poll()] == close([0.2])
+
+
+def failing_once(model: Recognizer, name: str, call: int) -> None:
+    """Let the numbered call of a graph fail."""
+    graph = model.graphs[name]
+    compute = graph.compute  # type: ignore[attr-defined]
+    count = 0
+
+    def fail(feeds: Any) -> Any:
+        nonlocal count
+        count += 1
+        if count == call:
+            raise BackendError(f"graph '{name}' failed")
+        return compute(feeds)
+
+    graph.compute = fail  # type: ignore[attr-defined]
+
+
+def test_answers_from_before_a_failure_come_with_the_next_poll(model: Recognizer, sound: Any) -> None:
+    expected = play(files(model, "voice"), voice_pushes(sound, 8000, 800))
+    failing_once(model, "fusion", 4)
+    stream = files(model, "voice")
+    stream.push_audio(sound, 8000, 0.0)
+    with pytest.raises(BackendError, match="fusion"):
+        stream.poll()
+    assert_same(stream.poll(), expected[:3] + expected[4:])
+    assert stream.poll() == []
+
+
+def test_a_reset_forgets_the_answers_from_before_a_failure(model: Recognizer, sound: Any) -> None:
+    failing_once(model, "fusion", 4)
+    stream = files(model, "voice")
+    stream.push_audio(sound, 8000, 0.0)
+    with pytest.raises(BackendError):
+        stream.poll()
+    stream.reset()
+    stream.push_audio(sound[:800], 8000, 0.0)
+    assert len(stream.poll()) == 1
+
+
+def test_failures_without_end_need_no_memory_without_end(model: Recognizer, tiny: Tiny) -> None:
+    fusion, limit = model.graphs["fusion"], round(BACKLOG / 0.1)
+    compute = fusion.compute  # type: ignore[attr-defined]
+    made = 0
+
+    def every_other(feeds: Any) -> Any:
+        nonlocal made
+        made += 1
+        if made % 2 == 0:
+            raise BackendError("failed")
+        return compute(feeds)
+
+    fusion.compute = every_other  # type: ignore[attr-defined]
+    stream = files(model, "voice")
+    for hop in range(0, 2 * limit + 20, 2):
+        stream.push_audio(tiny.voice("fear", 0.2), 8000, hop * 0.1)
+        with pytest.raises(BackendError):
+            stream.poll()
+    assert len(stream.poll()) == limit and stream.stats["dropped_hops"] == 10
+
+
+def test_a_face_that_fails_leaves_the_voice_in_step(
+    model: Recognizer, tiny: Tiny, crops: Any, sound: Any
+) -> None:
+    failing_once(model, "face", 3)
+    stream = files(model)
+    for one in in_time(frames(crops), voice_pushes(sound, 8000, 800)):
+        push(stream, one)
+    for modality in stream.modalities:
+        stream.end(modality)
+    with pytest.raises(BackendError, match="face"):
+        stream.poll()
+    emotions = stream.poll()
+    seen = {hop: crop for hop, crop in crops.items() if hop != 2}
+    expected = reference(tiny, HOPS, seen, sound)
+    assert_answers(emotions, expected[:2] + expected[3:])
+
+
+@pytest.mark.parametrize("name", ["logits", "valence_arousal", "voice_logits"])
+def test_no_output_that_is_not_finite_gets_out(model: Recognizer, sound: Any, name: str) -> None:
+    fusion = model.graphs["fusion"]
+    compute = fusion.compute  # type: ignore[attr-defined]
+
+    def broken(feeds: Any) -> Any:
+        outputs = compute(feeds)
+        outputs[name][0, 1] = math.nan
+        return outputs
+
+    fusion.compute = broken  # type: ignore[attr-defined]
+    stream = files(model, "voice")
+    stream.push_audio(sound[:800], 8000, 0.0)
+    with pytest.raises(BackendError, match=r"graph 'fusion' answered .* not finite"):
+        stream.poll()
 
 
 # --- what a long stream costs
@@ -790,11 +959,35 @@ def test_a_clock_that_jumps_answers_no_more_than_the_backlog(
 ) -> None:
     stream = files(model)
     pushes: list[Push] = [("face", 0.0, crops[0], 0), ("voice", 0.0, sound, 8000)]
-    pushes += [("face", 1e9, crops[1], 0), ("voice", 1e9, sound, 8000)]
+    pushes += [("face", 8e4, crops[1], 0), ("voice", 8e4, sound, 8000)]
     emotions = play(stream, pushes)
     assert len(emotions) <= round(BACKLOG / 0.1) + 2 * HOPS + 1
-    assert emotions[-1].time == close(1e9 + 1.2)
-    assert stream.stats["dropped_hops"] > 9e9
+    assert emotions[-1].time == close(8e4 + 1.2)
+    assert stream.stats["dropped_hops"] > 790_000
+
+
+def test_hops_without_number_that_were_muted_are_left_out_at_once(model: Recognizer, crops: Any) -> None:
+    stream = files(model)
+    stream.mute("voice")
+    stream.push_frame(crops[0], 0.0)
+    for day in range(1, 10_000):
+        stream.push_frame(crops[0], day * 86_400.0)
+    assert len(stream.poll()) == round(BACKLOG / 0.1)
+    assert stream.stats["dropped_hops"] > 8e9
+
+
+@pytest.mark.parametrize("start", [0.0, 1.7e9])
+def test_a_clock_may_start_anywhere_and_not_run_away(model: Recognizer, crops: Any, start: float) -> None:
+    stream = files(model, "face")
+    stream.push_frame(crops[0], start)
+    for ahead in (86_401.0, 1e9):
+        with pytest.raises(InputError, match="seconds on one clock, or reset"):
+            stream.push_frame(crops[1], start + ahead)
+    stream.push_frame(crops[1], start + 0.1)
+    assert len(stream.poll()) == 1
+    stream.reset()
+    stream.push_frame(crops[1], start + 1e9)
+    stream.push_frame(crops[1], start + 1e9 + 86_400)
 
 
 @pytest.mark.parametrize("rate", [4000, 44100, 48000, 192000])

@@ -230,6 +230,15 @@ def test_reset_is_a_new_start(finder: Told) -> None:
     assert runs[0] == runs[1]
 
 
+def test_after_a_time_without_pictures_everybody_is_new(finder: Told) -> None:
+    tracks = Tracks(finder, GEOMETRY)
+    finder.places = [(100, 100, 90)]
+    tracks.update(scene(finder.places))
+    tracks.forget()
+    assert [track.id for track in tracks.update(scene(finder.places))] == [2]
+    assert finder.calls == 2  # at once
+
+
 def test_a_picture_that_is_none_changes_nothing(finder: Told) -> None:
     tracks = Tracks(finder, GEOMETRY)
     finder.places = [(100, 100, 90)]

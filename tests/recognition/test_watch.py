@@ -117,9 +117,56 @@ def test_bad_pieces_are_left_out_logged_once_and_counted(
     source = FakeSource(*in_time(*sounds(tiny, 0.5), *bad, Frame(0.25, broken), frame(0.35)))
     with caplog.at_level(logging.INFO, "edgeemo"):
         emotions = list(watch(source, model=model))
-    assert len(emotions) == 5 and source.stats["bad_chunks"] == 3
+    assert len(emotions) == 5 and source.stats == {}  # which is the source's own
     assert sum("NaN" in record.message for record in caplog.records) == 1
-    assert "1 bad_frames" in caplog.text
+    assert "3 bad_chunks" in caplog.text and "1 bad_frames" in caplog.text
+
+
+class LiveSource(FakeSource):
+    """Counts as a session of two devices does, which adds up the counts of both at each access."""
+
+    @property
+    def stats(self) -> dict[str, int]:  # type: ignore[override]
+        return {"overflows": 0}
+
+    @stats.setter
+    def stats(self, value: dict[str, int]) -> None:
+        pass
+
+
+@pytest.mark.parametrize("bad_from", [0, 3])
+def test_a_live_source_with_bad_pieces_goes_on(
+    model: Recognizer, tiny: Tiny, caplog: pytest.LogCaptureFixture, bad_from: int
+) -> None:
+    good = sounds(tiny, 0.5)
+    bad = [Sound(0.1 * hop, np.full(10, np.nan, np.float32), 8000) for hop in range(2)]
+    source = LiveSource(*good[:bad_from], *bad, *good[bad_from:], live=True, modalities=("voice",))
+    with caplog.at_level(logging.INFO, "edgeemo"):
+        assert len(list(watch(source, model=model))) == 5
+    assert [record.levelname for record in caplog.records if "NaN" in record.message] == ["WARNING"]
+    assert "2 bad_chunks" in caplog.text
+
+
+@pytest.mark.parametrize("live", [False, True])
+def test_a_source_of_which_nothing_can_be_used_is_an_error(
+    model: Recognizer, tiny: Tiny, caplog: pytest.LogCaptureFixture, live: bool
+) -> None:
+    bad = [Sound(0.1 * hop, np.zeros(10, np.float32), rate) for hop, rate in enumerate((3000, 300, 300))]
+    source = FakeSource(*bad, live=live, modalities=("voice",))
+    with pytest.raises(InputError, match=r"^fake source: sample rate 3000: give an integer from 4000"):
+        list(watch(source, model=model))
+    assert source.closed
+    # Who listens to a device must not wait for its end; of a file the error says it all.
+    assert [record.levelname for record in caplog.records] == ["WARNING"] * live
+
+
+def test_a_wrong_clock_ends_neither_the_stream_nor_goes_unheard(
+    model: Recognizer, tiny: Tiny, caplog: pytest.LogCaptureFixture
+) -> None:
+    wrong = Sound(0.2e9, tiny.voice("fear", 0.1), 8000)  # nanoseconds
+    source = FakeSource(*sounds(tiny, 0.2), wrong, *sounds(tiny, 0.3, 0.2), modalities=("voice",))
+    assert len(list(watch(source, model=model))) == 5
+    assert "2e+08 s is more than a day after 0.2 s" in caplog.text
 
 
 def test_the_hop_is_that_of_the_bundle_or_a_multiple(model: Recognizer, tiny: Tiny) -> None:
@@ -141,6 +188,21 @@ def test_no_source_or_two(model: Recognizer) -> None:
         next(watch(model=model))
     with pytest.raises(InputError, match="either"):
         next(watch(FakeSource(), camera=0, model=model))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"source": 0}, "^source: 0 is neither .* give camera=0$"),  # as OpenCV takes it
+        ({"source": b"a.mp4"}, "^source: bytes is neither .* give the path of a file"),
+        ({"source": ["a.mp4"]}, "^source: list is neither"),
+        ({"source": FakeSource(), "hop": 0}, "^hop: 0 s is not a multiple"),
+        ({"source": FakeSource(), "bundle": "folder"}, "^bundle: .* either a model or a bundle"),
+    ],
+)
+def test_arguments_that_cannot_be(model: Recognizer, arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        next(watch(**arguments, model=model))
 
 
 @pytest.mark.slow

@@ -95,9 +95,7 @@ class AttentionFusion(nn.Module):
         self.face_joint, self.voice_joint = AttentivePool(inner), AttentivePool(inner)
         last = nn.Linear(inner, labels)
         nn.init.zeros_(last.weight)
-        self.joint = nn.Sequential(
-            nn.Dropout(0.3), nn.Linear(4 * inner, inner), nn.ReLU(), last
-        )
+        self.joint = nn.Sequential(nn.Dropout(0.3), nn.Linear(4 * inner, inner), nn.ReLU(), last)
         self.weights = nn.Parameter(torch.ones(2))
         self.bias = nn.Parameter(torch.zeros(labels))
         self.drop = nn.Dropout(0.2)
