@@ -270,7 +270,7 @@ def test_confusion(monkeypatch: pytest.MonkeyPatch) -> None:
     model = voice.VoiceModel(8)
     monkeypatch.setattr(model, "classify", lambda tokens, mask: torch.eye(CLASSES)[answers])
     bank = VoiceBank(torch.zeros(1, 6, SLOTS, 8), torch.ones(1, 6, SLOTS), labels)
-    expected = np.full((CLASSES, CLASSES), 0.25)
+    expected = np.ones((CLASSES, CLASSES))
     for label, answer in zip(labels.tolist(), answers.tolist(), strict=True):
         expected[label, answer] += 1
     found = fusion.confusion(model, bank)

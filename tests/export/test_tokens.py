@@ -207,18 +207,18 @@ def test_sequences(drawer: Drawer) -> None:
     assert mask.sum(dim=1).min() < 8 and mask.sum(dim=1).max() > 36
 
 
-def test_sequences_move_with_the_resting_face(faces: FaceBank, utterances: VoiceBank) -> None:
-    # Neutral pictures differ in the last entry alone. A window of neutral tokens is their mixture, moved by
-    # up to 0.7 of the difference of one of them from the mean, all of it alike.
+def test_a_sequence_is_one_resting_and_one_telling_face(faces: FaceBank, utterances: VoiceBank) -> None:
+    # Pictures differ in the last entry: the tokens of a sequence lie between those of two of them.
     tokens = faces.tokens.clone()
-    neutral = (faces.labels == NEUTRAL).nonzero()[:, 0]
-    tokens[:, neutral, -1] = torch.linspace(10.0, 12.0, len(neutral))
+    tokens[:, :, -1] = torch.arange(tokens.shape[1], dtype=torch.float32)
     drawer = Drawer(FaceBank(tokens, faces.shares, faces.labels), utterances, torch.eye(CLASSES))
     made, mask = drawer.sequences(torch.full((400,), NEUTRAL), seeded())
-    full = mask.sum(dim=1) > 30
-    means = (made[..., -1] * mask).sum(dim=1)[full] / mask.sum(dim=1)[full]
-    assert full.sum() > 30
-    assert 10.0 < means.min() < 10.8 and 11.2 < means.max() < 12.0
+    neutral = (faces.labels == NEUTRAL).nonzero()[:, 0].float()
+    still = 0
+    for row, valid in zip(made[..., -1], mask == 1, strict=True):
+        own = row[valid & (row >= neutral.min()) & (row <= neutral.max())]
+        still += len(own) > 3 and bool((own - own.median()).abs().max() < 1e-4)
+    assert 0.15 * 400 < still < 0.6 * 400  # nothing shows in a quarter, and some draw one picture for both
 
 
 def test_utterances(drawer: Drawer, utterances: VoiceBank) -> None:

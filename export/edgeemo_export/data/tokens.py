@@ -92,7 +92,6 @@ class Drawer:
         self.faces, self.voices, self.confusion = faces, voices, confusion
         self.pictures_of = [(faces.labels == label).nonzero()[:, 0] for label in range(len(LABELS))]
         self.voices_of = [(voices.labels == label).nonzero()[:, 0] for label in range(len(LABELS))]
-        self.resting = faces.tokens[0, self.pictures_of[NEUTRAL]].mean(dim=0)
 
     def _any_of(self, groups: list[Tensor], labels: Tensor, random: torch.Generator) -> Tensor:
         sizes = torch.tensor([len(group) for group in groups])[labels]
@@ -112,36 +111,39 @@ class Drawer:
 
     def pictures(self, labels: Tensor, random: torch.Generator) -> Tensor:
         """Tokens of pictures of the majority ``labels``, which may have any shape: ``[..., D]``."""
-        rows = self._any_of(self.pictures_of, labels, random)
+        return self._takes(self._any_of(self.pictures_of, labels, random), random)
+
+    def _takes(self, rows: Tensor, random: torch.Generator) -> Tensor:
         copies = torch.randint(len(self.faces.tokens), rows.shape, generator=random)
         return self.faces.tokens[copies, rows]
 
     def sequences(self, labels: Tensor, random: torch.Generator) -> tuple[Tensor, Tensor]:
         """Sequences of faces of people who talk: ``labels`` show some of the time, weakly, or never.
 
+        A sequence is made of one resting face and one telling face, each seen in different takes: the frames
+        of one person err alike, so that averaging many of them must not help as it would with many people.
         Somebody who talks looks neutral most of the time, and what shows is weaker than in a still that
-        somebody found worth a photograph: it lies between a neutral token and a telling one, at a place drawn
-        for the sequence; in a quarter of the sequences nothing shows. One person's resting face differs from
-        another's, and for a whole clip: the difference of a random neutral picture from the mean is added,
-        in random measure.
+        somebody found worth a photograph: it lies between the two tokens, at a place drawn for the sequence;
+        in a quarter of the sequences nothing shows.
 
         Returns:
             Tokens ``[n, SLOTS, D]`` and masks ``[n, SLOTS]``.
         """
         count = len(labels)
-        share = 0.1 + 0.9 * torch.rand(count, 1, generator=random)
-        telling = torch.rand(count, SLOTS, generator=random) < share
+        share = 0.1 + 0.9 * torch.rand(count, 1, 1, generator=random)
+        telling = torch.rand(count, SLOTS, 1, generator=random) < share
         strength = 0.2 + 0.8 * torch.rand(count, 1, 1, generator=random)
         strength = strength * (torch.rand(count, 1, 1, generator=random) >= 0.25)
-        strength = strength * (0.6 + 0.4 * torch.rand(count, SLOTS, 1, generator=random))
-        shown = torch.where(telling, labels[:, None], NEUTRAL)
+        strength = strength * (0.6 + 0.4 * torch.rand(count, SLOTS, 1, generator=random)) * telling
+        neutral = torch.full((count,), NEUTRAL)
+        resting, told = (
+            self._takes(self._any_of(self.pictures_of, shown, random)[:, None].expand(-1, SLOTS), random)
+            for shown in (neutral, labels)
+        )
+        tokens = resting.lerp(told, strength)
         # Now and then a picture says something else: a blink, a blurred or badly cropped frame.
-        stray = torch.rand(count, SLOTS, generator=random) < 0.05
-        shown = torch.where(stray, torch.randint(len(LABELS), shown.shape, generator=random), shown)
-        resting = self.pictures(torch.full((count, SLOTS), NEUTRAL), random)
-        tokens = resting.lerp(self.pictures(shown, random), strength)
-        own = self.pictures(torch.full((count, 1), NEUTRAL), random) - self.resting
-        tokens = (tokens + 0.7 * torch.rand(count, 1, 1, generator=random) * own).clamp(min=0.0)
+        stray = self.pictures(torch.randint(len(LABELS), (count, SLOTS), generator=random), random)
+        tokens = torch.where(torch.rand(count, SLOTS, 1, generator=random) < 0.05, stray, tokens)
         # At least the last picture, and from there between one in eight and all of them.
         kept = torch.rand(count, SLOTS, generator=random) < torch.exp2(
             -3.0 * torch.rand(count, 1, generator=random)

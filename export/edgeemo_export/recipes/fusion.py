@@ -103,9 +103,12 @@ def _pair_loss(model: AttentionFusion, drawer: Drawer, random: torch.Generator) 
 
 @torch.no_grad()
 def confusion(voice: VoiceModel, develop: VoiceBank) -> Tensor:
-    """How the voices of unseen speakers are heard, ``[7, 7]``, rows true labels, smoothed."""
+    """How the voices of unseen speakers are heard, ``[7, 7]``, rows true labels.
+
+    One count is added to each cell: three speakers say little about how the next one will be confused.
+    """
     answers = voice.eval().classify(develop.tokens[0], develop.masks[0]).argmax(1)
-    counts = torch.full((len(LABELS), len(LABELS)), 0.25)
+    counts = torch.ones(len(LABELS), len(LABELS))
     counts.index_put_((develop.labels, answers), torch.ones(len(answers)), accumulate=True)
     return counts / counts.sum(1, keepdim=True)
 
