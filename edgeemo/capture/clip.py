@@ -339,13 +339,14 @@ def _open(path: Path) -> InputContainer:
         if _is_text(head):
             raise SourceError(f"{path}: text, not media: give a video, a sound file or a picture")
         # Without options: given any, PyAV up to 16 crashes where the streams are not in the header (FLV).
-        return av.open(f"file:{path}", **_tolerant(av.__version__))
+        container: InputContainer = av.open(f"file:{path}", **_tolerant(av.__version__))
+        return container
     except (av.FFmpegError, OSError, ValueError) as error:
         raise SourceError(f"{path}: {_why_not(head, error)}") from error
 
 
 def _tolerant(version: str) -> dict[str, Any]:
-    """What makes a title that is not UTF-8 readable: PyAV before 19 raises without it, later ones do not know it."""
+    """What makes a title readable that is not UTF-8: PyAV below 19 raises without it, 19 does not know it."""
     return {"metadata_errors": "replace"} if int(version.split(".")[0]) < 19 else {}
 
 
