@@ -5,12 +5,17 @@ from __future__ import annotations
 import statistics
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from torch import nn
 
+from edgeemo.errors import InputError
+
 from .data import ferplus, voices
 from .recipes import face, voice
+
+Model = TypeVar("Model", bound=nn.Module)
 
 
 def write(runs: Sequence[Path], data: Path, page: Path) -> None:
@@ -20,11 +25,19 @@ def write(runs: Sequence[Path], data: Path, page: Path) -> None:
     with FER+'s prior put back in half and in full, the voice's over whole clips.
 
     Args:
-        runs: folders of `edgeemo-export train`, one a seed.
+        runs: folders of `edgeemo-export train`, one a seed; what not all of them have is left out.
         data: the corpora.
         page: the Markdown page.
+
+    Raises:
+        InputError: fewer than two runs, or none of the encoders is in all of them.
     """
-    scored = [_score(run, data) for run in runs]
+    parts = [part for part in ("face", "voice") if all((run / part / "state.pt").exists() for run in runs)]
+    if len(runs) < 2 or not parts:
+        raise InputError(
+            f"{', '.join(map(str, runs))}: give two or more runs that all have a face or a voice encoder"
+        )
+    scored = [_score(run, data, parts) for run in runs]
     lines = [
         "# Encoders over seeds",
         "",
@@ -43,16 +56,20 @@ def write(runs: Sequence[Path], data: Path, page: Path) -> None:
     page.write_text("\n".join(lines) + "\n")
 
 
-def _score(run: Path, data: Path) -> dict[str, float]:
-    seen, heard = face.FaceModel(), voice.VoiceModel()
-    for model, part in ((seen, "face"), (heard, "voice")):
-        _restore(model, run / part)
-    shares = torch.from_numpy(ferplus.read(data / "ferplus", "train").shares)
-    prior = shares[shares.sum(dim=1) > 0].mean(dim=0).log()
-    figures = {f"FER+ {key}": value for key, value in face.score(seen, data, "test", prior).items()}
-    return figures | voice.score(heard, voices.read(data, "test"))
+def _score(run: Path, data: Path, parts: Sequence[str]) -> dict[str, float]:
+    figures: dict[str, float] = {}
+    if "face" in parts:
+        model: nn.Module = _restored(face.FaceModel(), run / "face")
+        shares = torch.from_numpy(ferplus.read(data / "ferplus", "train").shares)
+        prior = shares[shares.sum(dim=1) > 0].mean(dim=0).log()
+        figures |= {f"FER+ {key}": value for key, value in face.score(model, data, "test", prior).items()}
+    if "voice" in parts:
+        heard = _restored(voice.VoiceModel(), run / "voice")
+        figures |= voice.score(heard, voices.read(data, "test"))
+    return figures
 
 
-def _restore(model: nn.Module, folder: Path) -> None:
+def _restored(model: Model, folder: Path) -> Model:
     model.load_state_dict(torch.load(folder / "state.pt", weights_only=True)["averaged"])
     model.eval()
+    return model

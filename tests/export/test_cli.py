@@ -100,3 +100,13 @@ def test_spread_over_seeds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     page = (tmp_path / "page.md").read_text()
     assert "| FER+ ua FaceModel | 0.500 | 0.700 | 0.600 | 0.141 |" in page
     assert "| ua VoiceModel | 0.500 | 0.700 | 0.600 | 0.141 |" in page
+
+
+@pytest.mark.parametrize("runs", [["one"], ["one", "two"]])
+def test_spread_needs_two_finished_runs(
+    runs: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["seeds", "--data", str(tmp_path), "--page", str(tmp_path / "page.md"), "--runs", *runs])
+    assert ended.value.code == 2
+    assert "give two or more runs" in capsys.readouterr().err
