@@ -1,4 +1,4 @@
-"""The fusion over frozen encoders: pairs matched by label, with modality dropout."""
+"""The fusion over frozen encoders: pairs matched by label, either side of which loses tokens."""
 
 from __future__ import annotations
 
