@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import platform
 import tempfile
 from collections.abc import Iterator
@@ -27,7 +28,7 @@ from .encoders.fold import fold_batch_norms
 from .encoders.voice import SAMPLE_RATE, VoiceEncoder
 from .recipes.default import Trained
 
-NAME, LICENCE, HOP = "edgeemo-default", "CC-BY-NC-SA-4.0", 0.1
+NAME, LICENCE = "edgeemo-default", "CC-BY-NC-SA-4.0"
 NOTICE = (
     "The weights are for non-commercial use: RAVDESS and nEMO, which they were trained on, are "
     "CC BY-NC-SA 4.0. "
@@ -141,8 +142,8 @@ def describe(trained: Trained, crops: dict[str, Any], seed: int, width: int) -> 
         "task": "categorical",
         "labels": list(LABELS),
         "modalities": ["face", "voice"],
-        "hop": HOP,
-        "window": HOP * SLOTS,
+        "hop": sounds.HOP / SAMPLE_RATE,
+        "window": SLOTS * sounds.HOP / SAMPLE_RATE,
         "face": {"size": [48, 48], "channels": 1, "geometry": crops},
         "voice": {"sample_rate": SAMPLE_RATE, "context": VoiceEncoder.context},
         "graphs": {
@@ -185,7 +186,12 @@ def describe(trained: Trained, crops: dict[str, Any], seed: int, width: int) -> 
             "Journal of Research in Personality 11, 273-294",
             "norms": {name: list(NORMS[name]) for name in LABELS},
         },
-        "thresholds": {"confidence": 0.35, "silence_dbfs": -60.0, "dark": 25.0, "clipped": 0.01},
+        "thresholds": {
+            "confidence": 0.35,
+            "silence_dbfs": round(20.0 * math.log10(sounds.SILENCE), 2),
+            "dark": 25.0,
+            "clipped": 0.01,
+        },
         "calibration": {
             "method": "temperature, on the development splits; folded into the fusion graph",
             "temperatures": dict(zip(("face", "voice", "face+voice"), temperatures, strict=True)),

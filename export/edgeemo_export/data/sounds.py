@@ -12,10 +12,10 @@ from torch.nn import functional as F
 from edgeemo.capture.clip import read_sound
 from edgeemo.preprocess.voice import Resampler
 
-from ..encoders.voice import SAMPLE_RATE
+from ..encoders.voice import SAMPLE_RATE, VoiceEncoder
 
 HOP = SAMPLE_RATE // 10
-CONTEXT = SAMPLE_RATE
+CONTEXT = VoiceEncoder.context
 SILENCE = 1e-3  # root mean square of a context below which the runtime masks its token: -60 dBFS
 
 
