@@ -283,9 +283,7 @@ def _files(section: Section) -> dict[str, tuple[int, str]]:
     files = {}
     for name in section:
         entry = section.section(name)
-        digest = entry.text("sha256")
-        if len(digest) != 64 or not set(digest) <= set("0123456789abcdef"):
-            entry.fail("sha256", "64 hexadecimal digits in lower case")
+        digest = entry.digest("sha256")
         files[name] = entry.whole("bytes", least=0), digest
     return files
 

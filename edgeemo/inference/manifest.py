@@ -101,6 +101,13 @@ class Section:
             self.fail(key, right)
         return texts
 
+    def digest(self, key: str) -> str:
+        """A sha256: 64 hexadecimal digits in lower case."""
+        value = self.text(key)
+        if len(value) != 64 or not set(value) <= set("0123456789abcdef"):
+            self.fail(key, "64 hexadecimal digits in lower case")
+        return value
+
     def whole(self, key: str, least: int = 1, most: int | None = None) -> int:
         """A whole number of at least `least` and at most `most`."""
         value = self.values.get(key)

@@ -13,6 +13,7 @@ DTYPES = ("uint8", "float32")
 _RATES = (4000, 192000)  # Hz, what sound can be resampled to
 _MOST_CONTEXT = 60  # seconds
 _MOST_SIDE = 1024  # pixels
+_MOST_FACES = 256
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,7 @@ class GraphSpec:
         inputs: the tensors it reads, by name.
         outputs: the tensors it answers, by name.
         files: the file name of each encoding: 'fp32' always, 'fp16', 'int8', 'int8-cpu' where there are such.
+        calibration: sha256 of the table of ranges behind the INT8 files, empty where none is named.
     """
 
     name: str
@@ -56,6 +58,7 @@ class GraphSpec:
     inputs: Mapping[str, TensorSpec]
     outputs: Mapping[str, TensorSpec]
     files: Mapping[str, str]
+    calibration: str = ""
 
 
 @dataclass(frozen=True)
@@ -67,11 +70,13 @@ class FaceInput:
         channels: 1 (grey) or 3 (BGR).
         geometry: how a detection becomes the square of a crop, by name of the detector: 'scale', 'dx' and
             'dy' of each; 'eyes' is none, but says where a crop has its eyes.
+        most: faces that one call of a graph may hold; engines are built for 1 to so many.
     """
 
     size: tuple[int, int]
     channels: int
     geometry: Mapping[str, Mapping[str, float]]
+    most: int = 16
 
     @property
     def detectors(self) -> tuple[str, ...]:
@@ -131,7 +136,8 @@ def read_face(section: Section) -> FaceInput:
     channels = section.whole("channels")
     if channels not in (1, 3):
         section.fail("channels", "1 (grey) or 3 (BGR)")
-    return FaceInput((size[0], size[1]), channels, _geometry(section.section("geometry")))
+    most = section.whole("most", most=_MOST_FACES) if "most" in section else FaceInput.most
+    return FaceInput((size[0], size[1]), channels, _geometry(section.section("geometry")), most)
 
 
 def _geometry(section: Section) -> dict[str, dict[str, float]]:
@@ -192,6 +198,7 @@ def _graph(section: Section, name: str, files: Container[str]) -> GraphSpec:
         inputs=_tensors(section.section("inputs")),
         outputs=_tensors(section.section("outputs")),
         files={encoding: encodings.text(encoding) for encoding in encodings},
+        calibration=section.digest("calibration") if "calibration" in section else "",
     )
 
 

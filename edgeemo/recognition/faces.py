@@ -19,8 +19,6 @@ if TYPE_CHECKING:
     from edgeemo.inference.graph import Graph
     from edgeemo.preprocess.detector import FaceFinder
 
-MOST_FACES = 16
-
 
 class Faces:
     """Row i of the ring is track i; one graph call per hop encodes the newest crop of all of them.
@@ -29,7 +27,7 @@ class Faces:
         bundle: a bundle with faces.
         graph: its face graph.
         finder: gives the face finder; called with the first picture and not before.
-        ring: where the tokens go, a row for each of at most `MOST_FACES` faces.
+        ring: where the tokens go, a row for each of at most `bundle.face.most` faces.
         step: slots from one hop to the next.
 
     Attributes:
@@ -48,7 +46,8 @@ class Faces:
         self._dark = bundle.thresholds.dark
         self._step = step
         self._every = graph.spec.every
-        self._crops: NDArray[np.uint8] = np.zeros((MOST_FACES, *size, channels), np.uint8)
+        self._most = bundle.face.most
+        self._crops: NDArray[np.uint8] = np.zeros((self._most, *size, channels), np.uint8)
         self._tracker: Tracks | None = None
         self.ring = ring
         self.reset()
@@ -68,7 +67,7 @@ class Faces:
         self._rest -= self._step
         if image is not None:
             if self._tracker is None:
-                self._tracker = Tracks(self._finder(), self._geometry, most=MOST_FACES)
+                self._tracker = Tracks(self._finder(), self._geometry, most=self._most)
             self._follow(self._tracker.update(image))
             self._encode(image)
         else:

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeemo.recognition.emotion import Emotion
-from edgeemo.recognition.faces import MOST_FACES, Faces
+from edgeemo.recognition.faces import Faces
 from edgeemo.recognition.fusion import Fusion
 from edgeemo.recognition.ring import TokenRing
 from edgeemo.recognition.voice import Voice
@@ -43,9 +43,9 @@ class Step:
         step: int,
     ) -> None:
         self._slots = bundle.slots
-        rows = {
-            name: MOST_FACES if name == "face" and name in modalities else 1 for name in bundle.modalities
-        }
+        rows = dict.fromkeys(bundle.modalities, 1)
+        if "face" in modalities and bundle.face is not None:
+            rows["face"] = bundle.face.most
         self._rings = {
             name: TokenRing(rows[name], bundle.slots, _width(bundle, name)) for name in bundle.modalities
         }

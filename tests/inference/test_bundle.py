@@ -70,6 +70,7 @@ def test_read_gives_typed_access(written: Path) -> None:
     assert bundle.face is not None and bundle.voice is not None
     assert (bundle.face.size, bundle.face.channels) == ((8, 8), 1)
     assert bundle.face.geometry == GEOMETRY
+    assert bundle.face.most == 16
     assert (bundle.voice.sample_rate, bundle.voice.context) == (8000, 1600)
     assert bundle.thresholds == Thresholds(confidence=0.35, silence_dbfs=-60.0, dark=5.0, clipped=0.5)
     assert list(bundle.graphs) == ["face", "voice", "fusion"]
@@ -130,6 +131,9 @@ def test_fusion_may_answer_less(folder: Path) -> None:
         (put("face.size", [8]), "'face.size' is [8]; it must be [height, width]"),
         (put("face.size", [8, True]), "'face.size' is [8, true]"),
         (put("face.channels", 2), "'face.channels' is 2; it must be 1 (grey) or 3 (BGR)"),
+        (put("face.most", 0), "'face.most' is 0; it must be a whole number from 1 to 256"),
+        (put("face.most", 257), "'face.most' is 257; it must be a whole number from 1 to 256"),
+        (put("graphs.face.calibration", "percentile"), "'graphs.face.calibration' is \"percentile\"; it must be"),
         (drop("face.geometry"), "'face.geometry' is missing; it must be an object"),
         (drop("voice"), "'voice' is missing; it must be an object"),
         (put("voice.sample_rate", 16.0), "'voice.sample_rate' is 16.0; it must be a whole number"),
