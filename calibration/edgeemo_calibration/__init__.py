@@ -8,9 +8,13 @@ Example::
     table = measure("face.fp32.onnx", feeds, method="mse")
     table.write("face.ranges.json")
     write_encodings("face.fp32.onnx", table, "bundle", "face")
+
+FP16 needs no recordings: `write_half` casts the same file. `lint` names what TensorRT would refuse.
 """
 
 from .encode import CPU, TENSORRT, Encoding, write_encodings
+from .half import write_half
+from .lint import Finding, lint
 from .ranges import measure
 from .table import Activation, Operator, Table, Weight
 
@@ -19,9 +23,12 @@ __all__ = [
     "TENSORRT",
     "Activation",
     "Encoding",
+    "Finding",
     "Operator",
     "Table",
     "Weight",
+    "lint",
     "measure",
     "write_encodings",
+    "write_half",
 ]

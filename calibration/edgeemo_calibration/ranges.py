@@ -59,7 +59,7 @@ def measure(
     if not 0.0 < percentile <= 100.0:
         raise InputError(f"percentile {percentile} is outside (0, 100]")
     graph_file, digest = read_model(model)
-    operators, residuals = _plan(graph_file.graph, trunk)
+    operators, residuals = plan(graph_file.graph, trunk)
     if not operators:
         raise InputError(f"{model}: no constant weight of a {'/'.join(QUANTISED)} is in the trunk {trunk!r}")
     wanted = [name for operator in operators.values() for name in (operator.input, operator.result)]
@@ -121,9 +121,22 @@ def check_model(model: onnx.ModelProto, name: str) -> None:
         raise InputError(f"{name}: is not a valid ONNX graph: {error}") from error
 
 
-def _plan(graph: onnx.GraphProto, trunk: Trunk) -> tuple[dict[str, Operator], dict[str, str]]:
-    """Choose the operators that run in INT8 and find the residual additions that they end in."""
-    belongs = trunk if callable(trunk) else lambda name: name.startswith(trunk)
+def member(trunk: Trunk) -> Callable[[str], bool]:
+    """The predicate on an initialiser's name that says whether it belongs to the trunk."""
+    return trunk if callable(trunk) else lambda name: name.startswith(trunk)
+
+
+def plan(graph: onnx.GraphProto, trunk: Trunk) -> tuple[dict[str, Operator], dict[str, str]]:
+    """Choose the operators of the trunk and find the residual additions that they end in.
+
+    Returns:
+        the operators by the tensor that each writes, and the skip inputs by the tensor that the residual
+        addition writes.
+
+    Raises:
+        InputError: a weight of the trunk is not FP32.
+    """
+    belongs = member(trunk)
     constants = {tensor.name: tensor for tensor in graph.initializer}
     readers: dict[str, list[onnx.NodeProto]] = {}
     for node in graph.node:
@@ -138,7 +151,7 @@ def _plan(graph: onnx.GraphProto, trunk: Trunk) -> tuple[dict[str, Operator], di
             continue
         if weight.data_type != onnx.TensorProto.FLOAT:
             kind = onnx.TensorProto.DataType.Name(weight.data_type)
-            raise InputError(f"weight {weight.name!r} is {kind}; ranges are measured on the FP32 graph")
+            raise InputError(f"weight {weight.name!r} is {kind}; the graph must be the FP32 one")
         result = _behind_relu(node.output[0], readers, graph)
         operators[node.output[0]] = Operator(node.op_type, node.input[0], weight.name, result)
     return operators, _residuals(graph, operators, constants.keys())

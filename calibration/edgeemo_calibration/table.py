@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import re
@@ -114,9 +115,18 @@ class Table:
             if skip not in self.activations:
                 raise InputError(f"residual {name!r} needs {skip!r}, which has no scale")
 
+    @property
+    def digest(self) -> str:
+        """The sha256 of what the table says as JSON with sorted keys and no spaces, in hexadecimal digits."""
+        text = json.dumps(self._entries(), sort_keys=True, separators=(",", ":"), allow_nan=False)
+        return hashlib.sha256(text.encode()).hexdigest()
+
+    def _entries(self) -> dict[str, Any]:
+        return {"schema": SCHEMA, **asdict(self)}
+
     def write(self, path: str | Path) -> None:
         """Write the table as indented JSON, with the scales of each weight on one line."""
-        text = json.dumps({"schema": SCHEMA, **asdict(self)}, indent=1, allow_nan=False)
+        text = json.dumps(self._entries(), indent=1, allow_nan=False)
         flat = re.sub(r"\[[^\[\]{}]*\]", lambda found: " ".join(found.group().split()), text)
         Path(path).write_text(flat + "\n", encoding="utf-8")
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,21 @@ TABLE = Table(
 def test_a_table_is_read_back_as_it_was_written(tmp_path: Path) -> None:
     TABLE.write(tmp_path / "t.json")
     assert Table.read(tmp_path / "t.json") == TABLE
+
+
+def test_the_digest_is_that_of_the_canonical_json(tmp_path: Path) -> None:
+    TABLE.write(tmp_path / "t.json")
+    entries = json.loads((tmp_path / "t.json").read_text())
+    canonical = json.dumps(entries, sort_keys=True, separators=(",", ":")).encode()
+    assert TABLE.digest == hashlib.sha256(canonical).hexdigest()
+    assert Table.read(tmp_path / "t.json").digest == TABLE.digest
+
+
+def test_any_other_scale_has_another_digest() -> None:
+    moved = dataclasses.replace(TABLE, activations={**TABLE.activations, "y": Activation(2.0, 0.010000001)})
+    turned = dataclasses.replace(TABLE, activations=dict(reversed(TABLE.activations.items())))
+    assert moved.digest != TABLE.digest
+    assert turned.digest == TABLE.digest  # the order of the entries says nothing
 
 
 def test_each_weight_takes_one_line(tmp_path: Path) -> None:
