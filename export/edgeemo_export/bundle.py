@@ -6,18 +6,19 @@ import json
 import math
 import platform
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import torch
 from numpy.typing import NDArray
 
 import edgeemo
 from edgeemo.inference.bundle import describe_files
-from edgeemo_calibration import measure, write_encodings
+from edgeemo_calibration import lint, measure, write_encodings, write_half
 
 from . import geometry, to_onnx
 from .data import ferplus, sounds, voices
@@ -36,16 +37,21 @@ NOTICE = (
     "Tell the people whose emotions are inferred (Art. 50(3))."
 )
 CALIBRATION_ITEMS = 512
+FOR_TENSORRT = ("fp32", "fp16", "int8")
+ENCODINGS = (*FOR_TENSORRT, "int8-cpu")
 
 
 def write(trained: Trained, data: Path, folder: Path, seed: int = 0) -> None:
-    """Export, quantise and describe; ``folder`` holds a complete bundle without results afterwards.
+    """Export, quantise, lint and describe; ``folder`` holds a complete bundle without results afterwards.
 
     Args:
         trained: the three parts.
         data: the corpora, for INT8 calibration (training splits only) and the crop geometry.
         folder: made when missing.
         seed: recorded with the provenance, and seeds the choice of calibration items.
+
+    Raises:
+        ExportError: a graph is not what it must be; nothing is described then.
     """
     folder.mkdir(parents=True, exist_ok=True)
     width = trained.face.head.in_features
@@ -80,16 +86,41 @@ def write(trained: Trained, data: Path, folder: Path, seed: int = 0) -> None:
         folder / "fusion.fp32.onnx",
         batched=("face_tokens", "face_mask", "voice_mask"),
     )
-    feeds: dict[str, Iterator[dict[str, NDArray[Any]]]]
-    feeds = {"face": face_feeds(data, seed), "voice": voice_feeds(data, seed)}
-    for name, items in feeds.items():
-        table = measure(folder / f"{name}.fp32.onnx", items, method="percentile")
-        write_encodings(folder / f"{name}.fp32.onnx", table, folder, name)
     manifest = describe(trained, geometry.measure_corpus(data).geometry, seed, width)
-    names = sorted(path.name for path in folder.glob("*.onnx"))
-    manifest["files"] = describe_files(folder, names)
+    for name, feeds in (("face", face_feeds(data, seed)), ("voice", voice_feeds(data, seed))):
+        manifest["graphs"][name]["calibration"] = encode(folder, name, feeds)
+    check(folder, manifest)
+    manifest["files"] = describe_files(folder, sorted(path.name for path in folder.glob("*.onnx")))
     write_manifest(folder, manifest)
     edgeemo.Bundle.read(folder).verify()
+
+
+def encode(folder: Path, name: str, feeds: Iterable[Mapping[str, NDArray[Any]]]) -> str:
+    """Write ``NAME.fp16.onnx``, ``NAME.int8.onnx`` and ``NAME.int8-cpu.onnx`` beside ``NAME.fp32.onnx``.
+
+    Returns:
+        the digest of the table of ranges that both INT8 files come from.
+    """
+    source = folder / f"{name}.fp32.onnx"
+    write_half(source, folder, name)
+    table = measure(source, feeds, method="percentile")
+    write_encodings(source, table, folder, name)
+    return table.digest
+
+
+def check(folder: Path, manifest: Mapping[str, Any]) -> None:
+    """Lint every file that TensorRT will be given.
+
+    Raises:
+        ExportError: with what was found, each finding on a line.
+    """
+    found = []
+    for graph in manifest["graphs"].values():
+        for encoding in FOR_TENSORRT:
+            if file := graph["files"].get(encoding):
+                found += [f"{file}: {finding}" for finding in lint(onnx.load(folder / file))]
+    if found:
+        raise to_onnx.ExportError("\n".join(("TensorRT is not to be given these graphs:", *found)))
 
 
 def write_manifest(folder: Path, manifest: dict[str, Any]) -> None:
@@ -130,7 +161,6 @@ def voice_feeds(data: Path, seed: int) -> Iterator[dict[str, NDArray[Any]]]:
 def describe(trained: Trained, crops: dict[str, Any], seed: int, width: int) -> dict[str, Any]:
     """The manifest of the default bundle, without ``files``."""
     temperatures = [round(float(value), 4) for value in trained.fusion.temperatures]
-    encodings = ("fp32", "int8", "int8-cpu")
     tokens, masks = ["float32", ["N", SLOTS, width]], ["float32", ["N", SLOTS]]
     classes = ["float32", ["N", len(LABELS)]]
     return {
@@ -144,7 +174,7 @@ def describe(trained: Trained, crops: dict[str, Any], seed: int, width: int) -> 
         "modalities": ["face", "voice"],
         "hop": sounds.HOP / SAMPLE_RATE,
         "window": SLOTS * sounds.HOP / SAMPLE_RATE,
-        "face": {"size": [48, 48], "channels": 1, "geometry": crops},
+        "face": {"size": [48, 48], "channels": 1, "geometry": crops, "most": 16},
         "voice": {"sample_rate": SAMPLE_RATE, "context": VoiceEncoder.context},
         "graphs": {
             "face": {
@@ -152,14 +182,14 @@ def describe(trained: Trained, crops: dict[str, Any], seed: int, width: int) -> 
                 "every": 1,
                 "inputs": {"face": ["uint8", ["N", 48, 48, 1]]},
                 "outputs": {"tokens": ["float32", ["N", width]]},
-                "files": {encoding: f"face.{encoding}.onnx" for encoding in encodings},
+                "files": {encoding: f"face.{encoding}.onnx" for encoding in ENCODINGS},
             },
             "voice": {
                 "mode": "append",
                 "every": 1,
                 "inputs": {"voice": ["float32", [1, VoiceEncoder.context]]},
                 "outputs": {"tokens": ["float32", [1, width]]},
-                "files": {encoding: f"voice.{encoding}.onnx" for encoding in encodings},
+                "files": {encoding: f"voice.{encoding}.onnx" for encoding in ENCODINGS},
             },
             "fusion": {
                 "mode": "fuse",

@@ -158,6 +158,30 @@ def test_tracks_with_one_voice_equal_single_calls(fusion: AttentionFusion) -> No
         assert_same(run(fusion, single), expected)
 
 
+@pytest.mark.parametrize("tracks", [1, 3, 16])
+@pytest.mark.parametrize("missing", [(), ("face",), ("voice",), ("face", "voice")])
+def test_one_voice_equals_the_voice_repeated(
+    fusion: AttentionFusion, tracks: int, missing: tuple[str, ...]
+) -> None:
+    given = without(window(tracks), *missing)
+    repeated = {**given, "voice_tokens": given["voice_tokens"].expand(tracks, -1, -1)}
+    assert_same(run(fusion, given), run(fusion, repeated), tolerance=1e-6)
+
+
+def test_one_voice_is_projected_once(fusion: AttentionFusion) -> None:
+    rows: dict[str, int] = {}
+    parts = {
+        "voice_in": fusion.voice_in,
+        "key": fusion.to_voice.key,
+        "value": fusion.to_voice.value,
+        "query": fusion.to_face.query,
+    }
+    for name, part in parts.items():
+        part.register_forward_hook(lambda part, read, made, name=name: rows.update({name: len(made)}))
+    run(fusion, window())
+    assert rows == dict.fromkeys(parts, 1)
+
+
 def test_a_voice_for_each_row_equals_single_calls(fusion: AttentionFusion) -> None:
     given = window()
     random = torch.Generator().manual_seed(5)

@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from edgeemo_calibration import lint
 from edgeemo_export import to_onnx
 from edgeemo_export.data.labels import LABELS, NORMS
 from edgeemo_export.encoders.face import FaceEncoder
@@ -113,6 +114,15 @@ def test_versions(written: Written) -> None:
     assert [item.version for item in model.opset_import if item.domain in ("", "ai.onnx")] == [18]
     assert model.ir_version <= 10
     assert not model.functions
+
+
+def test_tensorrt_takes_what_is_written(written: Written) -> None:
+    assert lint(onnx.load(written[1])) == []
+
+
+def test_the_voice_is_broadcast_without_shape_arithmetic(fusion: Written) -> None:
+    kinds = {node.op_type for node in onnx.load(fusion[1]).graph.node}
+    assert not kinds & {"Shape", "Expand", "Tile"}
 
 
 def test_inputs_and_outputs(face: Written, fusion: Written, voice: Written) -> None:

@@ -29,7 +29,10 @@ class CrossAttention(nn.Module):
         self.norm = nn.LayerNorm(width)
 
     def forward(self, asking: Tensor, asked: Tensor, mask: Tensor) -> Tensor:
-        """Map queries ``[N, Tq, d]`` and keys ``[N, Tk, d]`` with mask ``[N, Tk]`` to ``[N, Tq, d]``."""
+        """Map queries ``[N, Tq, d]`` and keys ``[N, Tk, d]`` with mask ``[N, Tk]`` to ``[N, Tq, d]``.
+
+        Queries or keys that all rows share have one row, which is projected once.
+        """
         q, k, v = (
             self._split(f(x)) for f, x in ((self.query, asking), (self.key, asked), (self.value, asked))
         )
@@ -146,7 +149,9 @@ class AttentionFusion(nn.Module):
     ) -> Tensor:
         """What the two modalities say together beyond their sum, ``[N, K]``."""
         face = F.relu(self.face_in(self.drop(face_tokens)))
-        voice = F.relu(self.voice_in(self.drop(voice_tokens))).expand(face_mask.shape[0], -1, -1)
+        # One voice stays one row: what it is projected to is broadcast where it meets the faces. Repeating it
+        # would cost its projections N times over, and shape arithmetic in the exported graph.
+        voice = F.relu(self.voice_in(self.drop(voice_tokens)))
         asked_voice = self.to_voice(face, voice, voice_mask)
         asked_face = self.to_face(voice, face, face_mask)
         pooled = [self.face_joint(asked_voice, face_mask), self.voice_joint(asked_face, voice_mask)]
