@@ -30,7 +30,8 @@ class Camera:
     The clock starts with the first iteration; a picture's time is that of its arrival.
 
     Args:
-        device: The index of a camera, its device file (/dev/video0) or a stream address (rtsp://...).
+        device: The index of a camera, its device file (/dev/video0), a stream address (rtsp://...), or a
+            GStreamer pipeline that ends in an appsink ('nvarguscamerasrc ! ... ! appsink').
 
     Raises:
         InputError: `device` is none of these.
@@ -43,11 +44,18 @@ class Camera:
 
     def __init__(self, device: int | str = 0) -> None:
         if not isinstance(device, int | str | Path):
-            raise InputError(f"camera: {shown(device)}; give its index, device file or stream address")
+            raise InputError(
+                f"camera: {shown(device)}; give its index, device file, stream address or GStreamer pipeline"
+            )
         self._device = int(device) if str(device).isdecimal() else str(device)
         self.name = f"camera {self._device}"
         self.stats: dict[str, int] = {"dropped_frames": 0, "read_failures": 0}
-        if isinstance(self._device, str) and Path(self._device).is_file():
+        if _is_pipeline(self._device) and not _has_gstreamer():
+            raise SourceError(
+                f"{self.name} is a GStreamer pipeline, and this OpenCV has no GStreamer: use the system's "
+                "OpenCV, or let GStreamer serve the pictures; deploy/jetson/README.md tells how"
+            )
+        if isinstance(self._device, str) and not _is_pipeline(self._device) and Path(self._device).is_file():
             raise SourceError(f"{self._device}: a file, not a camera: give it as the file to open")
         self._stop = threading.Event()
         self._mailbox: Mailbox | None = None
@@ -136,9 +144,21 @@ def _open_capture(device: int | str) -> cv2.VideoCapture:
     try:
         if isinstance(device, str):
             device.encode()  # OpenCV crashes at text that is not Unicode
+        if _is_pipeline(device):
+            return cv2.VideoCapture(device, cv2.CAP_GSTREAMER)
         return cv2.VideoCapture(device)
     except (cv2.error, UnicodeEncodeError):  # a number or a name that no camera has
         return cv2.VideoCapture()
+
+
+def _is_pipeline(device: int | str) -> bool:
+    return isinstance(device, str) and " ! " in device
+
+
+def _has_gstreamer() -> bool:
+    import cv2
+
+    return bool(cv2.videoio_registry.hasBackend(cv2.CAP_GSTREAMER))
 
 
 def _present() -> str:

@@ -38,6 +38,7 @@ class CameraBench:
     def __init__(self, *levels: int | None, opens: bool = True) -> None:
         self.opens = opens
         self.devices: list[int | str | None] = []
+        self.backends: list[int] = []
         self.released = 0
         self.exhausted = threading.Event()
         self.go_on = threading.Event()  # ends the pause
@@ -54,7 +55,11 @@ class CameraBench:
         return self._levels.pop(0)
 
     def install(self, monkeypatch: pytest.MonkeyPatch) -> CameraBench:
-        monkeypatch.setattr("cv2.VideoCapture", lambda device=None: FakeCapture(self, device))
+        def open_capture(device: int | str | None = None, backend: int | None = None) -> FakeCapture:
+            self.backends += [] if backend is None else [backend]
+            return FakeCapture(self, device)
+
+        monkeypatch.setattr("cv2.VideoCapture", open_capture)
         monkeypatch.setattr("edgeemo.capture.camera._RETRIES", (0.001, 0.001, 0.001))
         return self
 

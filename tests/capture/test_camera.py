@@ -130,3 +130,22 @@ def test_a_camera_closed_before_it_was_read_is_empty(monkeypatch: pytest.MonkeyP
     camera = Camera(0)
     camera.close()
     assert list(camera) == []
+
+
+# Longer than the name of a file may be.
+PIPELINE = "nvarguscamerasrc ! video/x-raw,format=BGR ! appsink " + "drop=true " * 30
+
+
+@pytest.mark.parametrize("has", [True, False])
+def test_a_gstreamer_pipeline(has: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    import cv2
+
+    bench = CameraBench(0).install(monkeypatch)
+    monkeypatch.setattr(cv2.videoio_registry, "hasBackend", lambda backend: has)
+    if has:
+        Camera(PIPELINE).close()
+        assert bench.devices == [PIPELINE] and bench.backends == [cv2.CAP_GSTREAMER]
+    else:
+        with pytest.raises(SourceError, match=r"is a GStreamer pipeline, and this OpenCV has no GStreamer"):
+            Camera(PIPELINE)
+        assert bench.devices == []
