@@ -1,0 +1,316 @@
+"""One graph's engine in TensorRT, on the GPU."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgeemo.errors import BackendError
+from edgeemo.inference.cuda import Cuda, CudaError, CudaGraph, DeviceBuffer, PinnedBuffer
+from edgeemo.inference.graph import check_feeds
+from edgeemo.inference.spec import GraphSpec, TensorSpec
+from edgeemo.inference.trt_library import REBUILD, TensorRt
+
+__all__ = ["TensorRt", "TrtGraph"]
+
+_log = logging.getLogger("edgeemo")
+_ALIGNMENT = 256  # bytes, of the memory that contexts share
+
+
+class TrtGraph:
+    """A graph's engine in TensorRT; a run answers arrays that the next run overwrites.
+
+    Each size of N that is asked for gets an execution context, views of its inputs and outputs and, where the
+    CUDA binding can capture, a CUDA graph of copying in, computing and copying out. All of it is made at the
+    first run of that size; later ones allocate nothing. Inputs and outputs lie in page-locked memory, which
+    an integrated GPU reads and writes itself. Opening computes one answer to zeros, so that the first real
+    run is not the slow one.
+
+    Args:
+        plan: the serialised engine; it is not kept.
+        spec: what it must read and answer.
+        library: TensorRT, opened; it must stay open.
+        encoding: which of the spec's files it was built from.
+        most: the largest N.
+        dla_core: the DLA core that it was built for, None for the GPU alone.
+
+    Raises:
+        BackendError: TensorRT refuses the plan, the engine is not what the spec says, or memory runs out.
+    """
+
+    def __init__(
+        self,
+        plan: bytes,
+        spec: GraphSpec,
+        library: TensorRt,
+        *,
+        encoding: str,
+        most: int = 16,
+        dla_core: int | None = None,
+    ) -> None:
+        self.spec = spec
+        self.encoding = encoding
+        self.engine = f"tensorrt {library.version} on {library.cuda.name}"
+        self._library = library
+        self._cuda = library.cuda
+        self._most = most
+        self._name = f"graph {spec.name!r}"
+        self._symbol = _symbol(spec)
+        # A CUDA graph cannot hold what a DLA computes.
+        self._captures = library.cuda.captures and dla_core is None
+        self._buffers: dict[str, _Buffer] = {}
+        self._memory: DeviceBuffer | None = None
+        self._steps: dict[int, _Step] = {}
+        self._engine: Any = library.deserialise(plan, self._name, dla_core)
+        try:
+            self._open()
+        except BaseException:
+            self.close()
+            raise
+
+    def run(self, feeds: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+        """Compute the outputs for `feeds`; copy what you keep, the next run writes into the same arrays.
+
+        Args:
+            feeds: one array per input of the spec, of its dtype and shape.
+
+        Raises:
+            BackendError: `feeds` do not fit the spec, N is larger than the engine was built for,
+                TensorRT or CUDA failed, or the graph was closed.
+        """
+        check_feeds(self.spec, feeds)
+        if self._engine is None:
+            raise BackendError(f"{self._name} was closed; open it again to run it")
+        size = 1 if self._symbol is None else feeds[self._symbol[0]].shape[self._symbol[1]]
+        if size > self._most:
+            raise BackendError(f"{self._name}: N is {size}; its engine was built for 1 to {self._most}")
+        with self._failures():
+            step = self._steps.get(size) or self._prepare(size)
+            for name, view in step.inputs.items():
+                np.copyto(view, feeds[name])
+            self._compute(step)
+        return step.outputs
+
+    def close(self) -> None:
+        """Free the engine and its buffers; a later `run` raises `BackendError`. It never raises."""
+        steps, self._steps = list(self._steps.values()), {}
+        buffers, self._buffers = list(self._buffers.values()), {}
+        memory, self._memory = self._memory, None
+        with contextlib.ExitStack() as stack:
+            # A context that was lost or closed cannot be entered; it took along what it held.
+            with contextlib.suppress(BackendError):
+                stack.enter_context(self._cuda.current())
+            # A CUDA graph calls into its context, a context into its engine, and all three use the buffers.
+            _free(step.graph for step in steps)
+            for step in steps:
+                step.context = None
+            self._engine = None
+            _free([memory, *(part for buffer in buffers for part in (buffer.device, buffer.pinned))])
+
+    def _open(self) -> None:
+        with self._failures():
+            self._hold_to_spec()
+            for tensor in (*self.spec.inputs.values(), *self.spec.outputs.values()):
+                self._buffers[tensor.name] = _Buffer.allocate(self._cuda, _bytes(tensor, self._most))
+            if self._library.shares_memory:
+                # Steps follow each other on one stream, so one block serves the contexts of all sizes.
+                self._memory = self._cuda.allocate(max(int(self._engine.device_memory_size_v2), _ALIGNMENT))
+            step = self._prepare(1)
+            for view in step.inputs.values():
+                view.fill(0)
+            self._compute(step)
+
+    def _hold_to_spec(self) -> None:
+        """Refuse an engine whose tensors are not the spec's, such as one of another file."""
+        modes = self._library.module.TensorIOMode
+        names = [self._engine.get_tensor_name(index) for index in range(self._engine.num_io_tensors)]
+        sides = (("input", modes.INPUT, self.spec.inputs), ("output", modes.OUTPUT, self.spec.outputs))
+        for side, mode, specs in sides:
+            given = [name for name in names if self._engine.get_tensor_mode(name) == mode]
+            if set(given) != set(specs):
+                raise self._stale(f"its {side}s are {', '.join(given)}; the manifest says {', '.join(specs)}")
+            for tensor in specs.values():
+                self._check_tensor(side, tensor)
+        if self._symbol is not None:
+            name, axis = self._symbol
+            largest = tuple(self._engine.get_tensor_profile_shape(name, 0)[2])[axis]
+            if largest < self._most:
+                raise self._stale(f"it was built for N of 1 to {largest}; {self._most} must be possible")
+
+    def _check_tensor(self, side: str, tensor: TensorSpec) -> None:
+        types = self._library.module.DataType
+        dtype = self._engine.get_tensor_dtype(tensor.name)
+        shape = tuple(self._engine.get_tensor_shape(tensor.name))
+        # -1 is a size that TensorRT learns from the inputs; `_prepare` checks what it comes to.
+        fits = len(shape) == len(tensor.shape) and all(
+            given == right or given == -1 for given, right in zip(shape, tensor.shape, strict=True)
+        )
+        if dtype != {"uint8": types.UINT8, "float32": types.FLOAT}[tensor.dtype] or not fits:
+            raise self._stale(f"{side} {tensor.name!r} is {dtype} {list(shape)}; the manifest says {tensor}")
+
+    def _prepare(self, size: int) -> _Step:
+        """Make what a run with N = size needs; the first run then captures it."""
+        context = self._context()
+        for tensor in self.spec.inputs.values():
+            if not context.set_input_shape(tensor.name, _shape(tensor, size)):
+                raise self._failed(f"TensorRT refuses input {tensor.name!r} of {list(_shape(tensor, size))}")
+        for tensor in self.spec.outputs.values():
+            shape = tuple(context.get_tensor_shape(tensor.name))
+            if shape != _shape(tensor, size):
+                raise self._stale(
+                    f"output {tensor.name!r} is {list(shape)} for N = {size}; it must be {tensor}"
+                )
+        for name, buffer in self._buffers.items():
+            if not context.set_tensor_address(name, buffer.address):
+                raise self._failed(f"TensorRT refuses the buffer of {name!r}")
+        step = _Step(context, self._views(self.spec.inputs, size), self._views(self.spec.outputs, size))
+        self._steps[size] = step
+        return step
+
+    def _views(self, tensors: Mapping[str, TensorSpec], size: int) -> dict[str, NDArray[Any]]:
+        return {name: self._buffers[name].view(tensor, size) for name, tensor in tensors.items()}
+
+    def _context(self) -> Any:
+        self._library.messages.clear()
+        if self._memory is None:
+            context = self._engine.create_execution_context()
+        else:
+            strategies = self._library.module.ExecutionContextAllocationStrategy
+            context = self._engine.create_execution_context(strategies.USER_MANAGED)
+        if context is None:
+            raise self._failed("TensorRT makes no execution context")
+        if self._memory is not None:
+            context.set_device_memory(self._memory.address, self._memory.size)
+        return context
+
+    def _compute(self, step: _Step) -> None:
+        if step.graph is not None:
+            step.graph.launch()
+            self._cuda.synchronize()
+            return
+        self._enqueue(step)
+        self._cuda.synchronize()
+        if self._captures:
+            self._capture(step)
+
+    def _enqueue(self, step: _Step) -> None:
+        for name, view in step.inputs.items():
+            self._buffers[name].upload(self._cuda, view.nbytes)
+        self._library.messages.clear()
+        if not step.context.execute_async_v3(self._cuda.stream):
+            raise self._failed("TensorRT failed to run it")
+        for name, view in step.outputs.items():
+            self._buffers[name].download(self._cuda, view.nbytes)
+
+    def _capture(self, step: _Step) -> None:
+        """Make a CUDA graph of a step that has run once: in the first run TensorRT may still allocate."""
+        try:
+            step.graph = self._cuda.capture(lambda: self._enqueue(step))
+        except BackendError as error:
+            self._captures = False
+            _log.warning("%s runs without CUDA graphs, which takes longer: %s", self._name, error)
+            self._cuda.synchronize()
+
+    @contextlib.contextmanager
+    def _failures(self) -> Iterator[None]:
+        """Enter the device's context; say which graph a CUDA error is of, and remember a lost context."""
+        if self._library.lost:
+            raise BackendError(
+                f"{self._name}: the CUDA context was lost ({self._library.lost}); open the model again"
+            )
+        try:
+            with self._cuda.current():
+                yield
+        except CudaError as error:
+            try:
+                self._cuda.synchronize()
+            except CudaError:  # an error that stays is one of the context, not of the call
+                self._library.lost = str(error)
+            what = "is out of memory on the device" if error.out_of_memory else "failed in CUDA"
+            raise BackendError(f"{self._name} {what}: {error}") from error
+
+    def _failed(self, what: str) -> BackendError:
+        return BackendError(f"{self._name}: {what}{self._library.messages.said()}")
+
+    def _stale(self, what: str) -> BackendError:
+        return BackendError(f"{self._name}: the engine does not fit the manifest: {what}; {REBUILD}")
+
+
+@dataclass
+class _Step:
+    """What runs of one size share: the context that knows it, views, the CUDA graph once captured."""
+
+    context: Any
+    inputs: dict[str, NDArray[Any]]
+    outputs: dict[str, NDArray[Any]]
+    graph: CudaGraph | None = None
+
+
+@dataclass(frozen=True)
+class _Buffer:
+    """Where one tensor lies: in host memory, and on the device unless the device reads the host's."""
+
+    pinned: PinnedBuffer
+    device: DeviceBuffer | None
+    address: int
+
+    @classmethod
+    def allocate(cls, cuda: Cuda, size: int) -> _Buffer:
+        pinned = cuda.pin(size)
+        if pinned.device_address is not None:
+            return cls(pinned, None, pinned.device_address)
+        try:
+            device = cuda.allocate(size)
+        except CudaError:
+            pinned.free()
+            raise
+        return cls(pinned, device, device.address)
+
+    def view(self, tensor: TensorSpec, size: int) -> NDArray[Any]:
+        """The start of the host's memory as the tensor with N = `size`."""
+        view: NDArray[Any] = self.pinned.array[: _bytes(tensor, size)].view(tensor.dtype)
+        return view.reshape(_shape(tensor, size))
+
+    def upload(self, cuda: Cuda, size: int) -> None:
+        if self.device is not None:
+            cuda.upload(self.device, self.pinned, size)
+
+    def download(self, cuda: Cuda, size: int) -> None:
+        if self.device is not None:
+            cuda.download(self.pinned, self.device, size)
+
+
+def _symbol(spec: GraphSpec) -> tuple[str, int] | None:
+    """Where a run's N is read: an input and an axis of it; None where every size is fixed."""
+    places = {
+        axis: (tensor.name, index)
+        for tensor in spec.inputs.values()
+        for index, axis in enumerate(tensor.shape)
+        if isinstance(axis, str)
+    }
+    if len(places) > 1:
+        raise BackendError(
+            f"graph {spec.name!r} has several free sizes ({', '.join(places)}); engines are built for one"
+        )
+    return next(iter(places.values()), None)
+
+
+def _shape(tensor: TensorSpec, size: int) -> tuple[int, ...]:
+    return tuple(axis if isinstance(axis, int) else size for axis in tensor.shape)
+
+
+def _bytes(tensor: TensorSpec, size: int) -> int:
+    return int(np.prod(_shape(tensor, size))) * np.dtype(tensor.dtype).itemsize
+
+
+def _free(parts: Iterable[CudaGraph | DeviceBuffer | PinnedBuffer | None]) -> None:
+    for part in parts:
+        if part is not None:
+            with contextlib.suppress(BackendError):
+                part.free()

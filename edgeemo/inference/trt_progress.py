@@ -1,0 +1,117 @@
+"""How far TensorRT's builder is, as one fraction."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+Progress = Callable[[str, float], None]
+"""Called with the name of a phase and the fraction of the build that is done, in [0, 1]."""
+
+
+class Phases:
+    """Makes one fraction of TensorRT's phases, which lie within each other.
+
+    Args:
+        progress: what is told; when it raises, the builder is asked to stop.
+
+    Attributes:
+        error: what `progress` raised, for whoever called the builder to raise again.
+        monitor: the `IProgressMonitor` that tells of the phases, which must live as long as the build.
+
+    Example:
+        >>> phases = Phases(lambda name, fraction: print(name, fraction))
+        >>> phases.start("build", None, 2)
+        build 0.0
+        >>> phases.start("tactics", "build", 4)
+        tactics 0.0
+        >>> phases.step("tactics", 1)
+        tactics 0.25
+        True
+    """
+
+    def __init__(self, progress: Progress) -> None:
+        self.error: BaseException | None = None
+        self.monitor: Any = None
+        self._progress = progress
+        self._lock = threading.Lock()
+        self._phases: dict[str, _Phase] = {}
+        self._fraction = 0.0
+
+    def start(self, name: str, parent: str | None, steps: int) -> None:
+        """A phase of so many steps began, within another or by itself."""
+        with self._lock:
+            self._phases[name] = _Phase(parent if parent in self._phases else None, max(steps, 1))
+            self._tell(name)
+
+    def step(self, name: str, step: int) -> bool:
+        """A step of a phase, counted from 0, is done; answers whether to go on."""
+        with self._lock:
+            if name in self._phases:
+                self._phases[name].done = step + 1
+                self._tell(name)
+            return self.error is None
+
+    def finish(self, name: str) -> None:
+        """A phase is done."""
+        with self._lock:
+            if name in self._phases:
+                self._phases[name].done = self._phases[name].steps
+                self._tell(name)
+                del self._phases[name]
+
+    def _tell(self, name: str) -> None:
+        # Several phases of one height may follow each other: the fraction never falls.
+        root = name
+        while (above := self._phases[root].parent) is not None:
+            root = above
+        self._fraction = max(self._fraction, self._value(root))
+        if self.error is not None:
+            return
+        try:
+            self._progress(name, self._fraction)
+        except BaseException as error:  # must not cross TensorRT; raised again when the builder returns
+            self.error = error
+
+    def _value(self, name: str) -> float:
+        phase = self._phases[name]
+        within = sum(self._value(child) for child, inner in self._phases.items() if inner.parent == name)
+        return min(1.0, (phase.done + min(within, 1.0)) / phase.steps)
+
+
+@dataclass
+class _Phase:
+    parent: str | None
+    steps: int
+    done: int = 0
+
+
+def watch(trt: Any, config: Any, progress: Progress | None) -> Phases | None:
+    """Have a builder's configuration tell `progress`; None where there is nobody to tell, or TensorRT cannot.
+
+    Args:
+        trt: the module `tensorrt`.
+        config: the `IBuilderConfig`.
+        progress: what is told.
+    """
+    if progress is None or not hasattr(trt, "IProgressMonitor"):
+        return None
+    phases = Phases(progress)
+
+    class Monitor(trt.IProgressMonitor):  # type: ignore[misc]
+        def __init__(self) -> None:
+            trt.IProgressMonitor.__init__(self)
+
+        def phase_start(self, phase_name: str, parent_phase: str | None, num_steps: int) -> None:
+            phases.start(phase_name, parent_phase, num_steps)
+
+        def step_complete(self, phase_name: str, step: int) -> bool:
+            return phases.step(phase_name, step)
+
+        def phase_finish(self, phase_name: str) -> None:
+            phases.finish(phase_name)
+
+    phases.monitor = config.progress_monitor = Monitor()
+    return phases
