@@ -21,6 +21,7 @@ from edgeemo.console import Console
 from edgeemo.errors import CheckFailed, EdgeEmoError
 
 if TYPE_CHECKING:
+    from edgeemo.inference.trt_builder import Settings
     from edgeemo.recognition.emotion import Emotion
     from edgeemo.recognition.recognizer import Recognizer
 
@@ -96,6 +97,94 @@ def _evaluate(arguments: argparse.Namespace, console: Console) -> int:
     else:
         console.result(str(report))
     return 0
+
+
+def _compare(arguments: argparse.Namespace, console: Console) -> int:
+    from edgeemo.compare import compare
+    from edgeemo.inference.bundle import Bundle
+    from edgeemo.recognition.recognizer import DEFAULT_BUNDLE
+
+    bundle = Bundle.read(DEFAULT_BUNDLE if arguments.bundle is None else arguments.bundle)
+    found = compare(bundle, arguments.source, backend=arguments.backend, progress=console.status)
+    if arguments.json:
+        console.json(found.to_dict())
+    else:
+        console.result(str(found))
+    found.check()
+    return 0
+
+
+def _bench(arguments: argparse.Namespace, console: Console) -> int:
+    from edgeemo.bench.report import bench
+
+    report = bench(
+        arguments.bundle,
+        arguments.source,
+        seconds=arguments.seconds,
+        backend=arguments.backend,
+        precision=arguments.precision,
+        detector=arguments.detector,
+        progress=lambda passed: console.status(f"{passed:.1f} of {arguments.seconds:g} s"),
+    )
+    if arguments.json:
+        console.json(report.to_dict())
+    else:
+        console.result(str(report))
+    return 0
+
+
+def _build(arguments: argparse.Namespace, console: Console) -> int:
+    from edgeemo.build import Workbench, trtexec
+    from edgeemo.inference.bundle import Bundle
+    from edgeemo.inference.engines import EngineStore
+    from edgeemo.recognition.recognizer import DEFAULT_BUNDLE
+
+    bundle = Bundle.read(DEFAULT_BUNDLE if arguments.bundle is None else arguments.bundle)
+    settings = _build_settings(arguments)
+    if arguments.print_trtexec:
+        _write_trtexec(trtexec(bundle, arguments.precision, settings), arguments.json, console)
+        return 0
+    workbench = Workbench(
+        bundle,
+        precision=arguments.precision,
+        settings=settings,
+        store=None if arguments.cache is None else EngineStore(Path(arguments.cache) / "engines"),
+        rebuild=arguments.rebuild,
+        progress=lambda graph, phase, fraction: console.status(f"{graph}: {phase}, {fraction:.0%}"),
+    )
+    with workbench:
+        if not arguments.json:
+            console.result(
+                "{device}, TensorRT {tensorrt}, CUDA {cuda}, {binding}".format(**workbench.machine)
+            )
+        engines = []
+        for engine in workbench.engines():
+            engines.append(engine.to_dict())
+            if not arguments.json:
+                console.result(str(engine))
+        if arguments.json:
+            console.json({"bundle": str(bundle.path), **workbench.machine, "engines": engines})
+    return 0
+
+
+def _build_settings(arguments: argparse.Namespace) -> Settings:
+    from edgeemo.inference.trt_builder import Settings
+
+    given = {
+        "optimization_level": arguments.optimization_level,
+        "workspace": None if arguments.workspace is None else arguments.workspace << 20,
+        "dla_core": arguments.dla,
+    }
+    return Settings(**{name: value for name, value in given.items() if value is not None})
+
+
+def _write_trtexec(commands: dict[str, dict[str, str]], as_json: bool, console: Console) -> None:
+    if as_json:
+        console.json({"trtexec": commands})
+        return
+    for major, graphs in commands.items():
+        for graph, line in graphs.items():
+            console.result(f"# {graph}, TensorRT {major}\n{line}\n")
 
 
 def _info(arguments: argparse.Namespace, console: Console) -> int:
@@ -215,6 +304,23 @@ def _parser() -> argparse.ArgumentParser:
     )
     _model_options(evaluate)
 
+    compare = _verb(verbs, "compare", _compare, "hold every engine and precision of this machine to FP32")
+    _bundle_option(compare)
+    compare.add_argument(
+        "--source", metavar="CLIP", default=DEMO, help="what they answer (default: the clip in the package)"
+    )
+    _backend_option(compare)
+
+    bench = _verb(verbs, "bench", _bench, "measure what a step costs on this machine")
+    bench.add_argument(
+        "--source", metavar="CLIP", default=DEMO, help="what is played (default: the clip in the package)"
+    )
+    bench.add_argument(
+        "--seconds", type=_seconds, metavar="S", default=10.0, help="how long to measure (default: 10)"
+    )
+    _model_options(bench)
+
+    _build_options(_verb(verbs, "build", _build, "build the TensorRT engines of a bundle ahead"))
     info = _verb(verbs, "info", _info, "say what a bundle takes, answers and may be used for")
     _bundle_option(info)
     _verb(verbs, "doctor", _doctor, "check that edgeemo works on this machine")
@@ -241,11 +347,45 @@ def _bundle_option(parser: argparse.ArgumentParser) -> None:
 
 def _model_options(parser: argparse.ArgumentParser) -> None:
     _bundle_option(parser)
-    parser.add_argument("--backend", choices=("auto", "onnx", "tensorrt"), default="auto")
-    parser.add_argument("--precision", choices=("int8", "fp16", "fp32"), default="int8")
+    _backend_option(parser)
+    _precision_option(parser)
     parser.add_argument(
         "--detector", metavar="FILE", help="a YuNet face detector (default: see 'edgeemo doctor')"
     )
+
+
+def _precision_option(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--precision", choices=("int8", "fp16", "fp32"), default="int8")
+
+
+def _build_options(parser: argparse.ArgumentParser) -> None:
+    _bundle_option(parser)
+    _precision_option(parser)
+    parser.add_argument(
+        "--workspace", type=int, metavar="MB", help="memory that one kernel may take (default: 1024)"
+    )
+    parser.add_argument(
+        "--optimization-level",
+        type=int,
+        metavar="N",
+        help="0, built fast, to 5, searched longest (default: 3)",
+    )
+    parser.add_argument(
+        "--dla", type=int, metavar="CORE", help="run what it can of FP16 graphs on this DLA core"
+    )
+    parser.add_argument(
+        "--cache", metavar="DIR", help="keep engines there; start with EDGEEMO_CACHE=DIR to have them used"
+    )
+    parser.add_argument("--rebuild", action="store_true", help="build also what is there")
+    parser.add_argument(
+        "--print-trtexec",
+        action="store_true",
+        help="print the trtexec commands that build the same engines, and build nothing",
+    )
+
+
+def _backend_option(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--backend", choices=("auto", "onnx", "tensorrt"), default="auto")
 
 
 def _device(text: str) -> int | str:

@@ -10,6 +10,12 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 
 
+@pytest.fixture(autouse=True)
+def _no_cache_of_the_user(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A test that names a cache by XDG_CACHE_HOME must not be overruled."""
+    monkeypatch.delenv("EDGEEMO_CACHE", raising=False)
+
+
 @pytest.fixture(scope="session")
 def data() -> Path:
     """The folder of real recordings: EDGEEMO_DATA, else shared/data next to the project."""

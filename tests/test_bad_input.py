@@ -679,10 +679,14 @@ def test_an_unknown_engine_is_refused_with_the_known_ones(
     assert f"--{option}" in err and repr(value) in err and all(name in err for name in legal)
 
 
-def test_tensorrt_is_refused_with_what_to_use(bundle: Path, tmp_path: Path, capsys: Capture) -> None:
+def test_tensorrt_is_refused_with_what_to_use(
+    bundle: Path, tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "tensorrt", None)
     (tmp_path / "m.csv").write_text("label,face\n")
-    right = "backend 'tensorrt' is not in this version of edgeemo; use 'onnx' or 'auto'"
-    assert raised(lambda: edgeemo.load(bundle, backend="tensorrt"), BackendError) == right
+    right = raised(lambda: edgeemo.load(bundle, backend="tensorrt"), BackendError)
+    assert right.startswith("backend 'tensorrt' cannot be opened: TensorRT's Python module is not installed")
+    assert right.endswith("; or use 'onnx' or 'auto'")
     for words in (["run", str(cli.DEMO)], ["evaluate", str(tmp_path / "m.csv")], ["demo"]):
         assert refusal([*words, "--bundle", str(bundle), "--backend", "tensorrt"], capsys) == right
 

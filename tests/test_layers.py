@@ -14,12 +14,13 @@ LAYERS = (
     {"__main__"},
     {"cli"},
     {"doctor", "console"},
+    {"bench"},
     {"delivery"},
-    {"evaluate"},
-    {"figures"},
+    {"evaluate", "compare", "build"},
+    {"figures", "agreement"},
     {"recognition"},
     {"inference", "preprocess", "capture"},
-    {"errors"},
+    {"errors", "cache", "logs"},
 )
 HEIGHT = {part: height for height, layer in enumerate(reversed(LAYERS)) for part in layer}
 

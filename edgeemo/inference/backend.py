@@ -1,23 +1,18 @@
-"""Which engine runs a bundle's graphs, and from which file of each."""
+"""Which engine runs a bundle's graphs."""
 
 from __future__ import annotations
 
-import logging
+import importlib.util
+import sys
 from typing import Literal, get_args
 
-from edgeemo.errors import BackendError, BundleError, InputError, shown
+from edgeemo.errors import InputError, shown
 from edgeemo.inference.bundle import Bundle
 from edgeemo.inference.graph import Graph
-from edgeemo.inference.ort import OrtGraph
-from edgeemo.inference.probe import saturates
-from edgeemo.inference.spec import GraphSpec
+from edgeemo.inference.onnx_files import OnnxFiles
 
 Backend = Literal["auto", "onnx", "tensorrt"]
 Precision = Literal["int8", "fp16", "fp32"]
-
-_log = logging.getLogger("edgeemo")
-# ONNX Runtime is fast with U8 activations alone, so that INT8 has an encoding of its own for it.
-_ENCODING = {"int8": "int8-cpu", "fp16": "fp16", "fp32": "fp32"}
 
 
 def open_graphs(
@@ -28,11 +23,16 @@ def open_graphs(
     A graph without a file of the precision (fusion has FP32 alone) runs in FP32. So does the whole bundle,
     with a warning, where INT8 would saturate on this processor or where no graph has the precision.
 
+    TensorRT runs engines that 'edgeemo build' built and kept; what is missing is built now, which takes
+    minutes, and kept.
+
     Args:
         bundle: the bundle.
-        backend: 'auto' or 'onnx', both ONNX Runtime on the CPU; 'tensorrt' is not in this version.
+        backend: 'onnx', ONNX Runtime on the CPU; 'tensorrt', on an NVIDIA GPU; 'auto', for each graph the
+            faster of the two on this device, and ONNX Runtime where there is no TensorRT or where it fails,
+            also in the middle of a stream.
         precision: 'int8', 'fp16' or 'fp32'.
-        threads: threads of one run, at least 1.
+        threads: threads of one run in ONNX Runtime, at least 1.
 
     Returns:
         The opened graphs by name: one per modality, and 'fusion'.
@@ -48,30 +48,18 @@ def open_graphs(
         raise InputError(
             f"precision is {shown(precision)}; it must be one of {', '.join(get_args(Precision))}"
         )
+    if backend == "onnx" or (backend == "auto" and not tensorrt_installed()):
+        files = OnnxFiles.choose(bundle, precision, threads)
+        files.warn()
+        return {name: files.open(spec) for name, spec in bundle.graphs.items()}
+    # Nothing of CUDA is imported where no engine is asked for.
+    from edgeemo.inference import accelerated
+
     if backend == "tensorrt":
-        raise BackendError("backend 'tensorrt' is not in this version of edgeemo; use 'onnx' or 'auto'")
-    encoding = _encoding(bundle, precision)
-    return {name: _open(bundle, spec, encoding, threads) for name, spec in bundle.graphs.items()}
+        return accelerated.open_tensorrt(bundle, precision)
+    return accelerated.open_faster(bundle, precision, threads)
 
 
-def _encoding(bundle: Bundle, precision: str) -> str:
-    encoding = _ENCODING[precision]
-    if not any(encoding in spec.files for spec in bundle.graphs.values()):
-        _log.warning("bundle %s has no %s graphs for ONNX Runtime: it runs in FP32", bundle.name, precision)
-        return "fp32"
-    if precision == "int8" and saturates():
-        _log.warning(
-            "INT8 products saturate on this processor (x86 without VNNI): %s runs in FP32", bundle.name
-        )
-        return "fp32"
-    return encoding
-
-
-def _open(bundle: Bundle, spec: GraphSpec, encoding: str, threads: int) -> Graph:
-    if encoding not in spec.files:
-        encoding = "fp32"
-    model = bundle.read_file(spec.files[encoding])
-    try:
-        return OrtGraph(model, spec, encoding=encoding, threads=threads)
-    except BundleError as error:
-        raise BundleError(f"bundle {bundle.path}: {error}") from error.__cause__
+def tensorrt_installed() -> bool:
+    """Whether there is a Python module of TensorRT; it is not imported, so it may still not work."""
+    return "tensorrt" in sys.modules or importlib.util.find_spec("tensorrt") is not None

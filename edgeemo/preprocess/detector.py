@@ -17,6 +17,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from edgeemo.cache import folder as cache_folder
 from edgeemo.errors import BackendError, InputError, SourceError
 from edgeemo.preprocess.face import WHOLE, Face, Picture, as_picture
 
@@ -250,13 +251,12 @@ def _cached() -> Path | None:
 
 
 def detector_path() -> Path:
-    """Return where a fetched detector is kept: ``edgeemo`` in $XDG_CACHE_HOME, by default ~/.cache.
+    """Return where a fetched detector is kept, in the cache of :func:`edgeemo.cache.folder`.
 
     Raises:
-        RuntimeError: neither names a folder: this user has no home.
+        RuntimeError: nothing names a folder: this user has no home.
     """
-    base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "edgeemo" / DETECTOR_URL.rsplit("/", 1)[1]
+    return cache_folder() / DETECTOR_URL.rsplit("/", 1)[1]
 
 
 def fetch_detector(url: str = DETECTOR_URL, sha256: str = DETECTOR_SHA256) -> Path:

@@ -35,7 +35,7 @@ class Recognizer:
     """A bundle, its opened graphs and a face finder.
 
     `print(model)` shows what goes in, what comes out, and what runs it. Use a model from one thread at a
-    time.
+    time. As a context manager it is closed in the end.
 
     Args:
         bundle: the bundle.
@@ -166,6 +166,22 @@ class Recognizer:
         if self._finder is None:
             self._finder = open_finder(None if self._detector is None else Path(self._detector))
         return self._finder
+
+    def close(self) -> None:
+        """Free the graphs and what they hold on a device; a later call that needs one raises `BackendError`.
+
+        Without it they are freed with the last reference to the model, which a program that loads another one
+        after a device was lost had better not wait for.
+        """
+        self._spare.clear()
+        for graph in self.graphs.values():
+            graph.close()
+
+    def __enter__(self) -> Recognizer:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
     def __repr__(self) -> str:
         engines = ", ".join(dict.fromkeys(graph.engine for graph in self.graphs.values()))

@@ -2,22 +2,32 @@ from __future__ import annotations
 
 import logging
 import shutil
+import subprocess
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 
 from edgeemo.errors import BackendError, BundleError, InputError
-from edgeemo.inference import backend
+from edgeemo.inference import backend, onnx_files
 from edgeemo.inference.backend import open_graphs
 from edgeemo.inference.bundle import Bundle
 from tests.support.tiny import Tiny, write_bundle
 
 
+@pytest.fixture(autouse=True)
+def no_tensorrt(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever machine runs the tests; what there is with TensorRT is in test_accelerated.py."""
+    monkeypatch.setattr(backend, "tensorrt_installed", lambda: False)
+    monkeypatch.setitem(sys.modules, "tensorrt", None)
+
+
 @pytest.fixture
 def bundle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Bundle:
-    monkeypatch.setattr(backend, "saturates", lambda: False)  # whatever processor runs the tests
+    monkeypatch.setattr(onnx_files, "saturates", lambda: False)  # whatever processor runs the tests
     return Bundle.read(write_bundle(tmp_path / "tiny"))
 
 
@@ -49,7 +59,7 @@ def test_fp16_where_a_bundle_has_it(tmp_path: Path) -> None:
 def test_a_processor_that_saturates_runs_fp32(
     bundle: Bundle, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(backend, "saturates", lambda: True)
+    monkeypatch.setattr(onnx_files, "saturates", lambda: True)
     assert {graph.encoding for graph in open_graphs(bundle).values()} == {"fp32"}
     assert "INT8 products saturate on this processor" in caplog.text
     assert caplog.records[0].name == "edgeemo" and caplog.records[0].levelno == logging.WARNING
@@ -71,13 +81,41 @@ def test_a_precision_that_no_graph_has(
         ({"backend": None}, InputError, "backend is None"),
         ({"precision": "int4"}, InputError, "precision is 'int4'; it must be one of int8, fp16, fp32"),
         ({"threads": 0}, InputError, "threads is 0; it must be a whole number of at least 1"),
-        ({"backend": "tensorrt"}, BackendError, "'tensorrt' is not in this version of edgeemo; use 'onnx'"),
+        ({"backend": "tensorrt"}, BackendError, "backend 'tensorrt' cannot be opened: TensorRT's "),
+        ({"backend": "tensorrt"}, BackendError, "; or use 'onnx' or 'auto'"),
     ],
 )
 def test_wrong_options(bundle: Bundle, options: dict[str, Any], error: type[Exception], wrong: str) -> None:
     with pytest.raises(error) as caught:
         open_graphs(bundle, **options)
     assert wrong in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("modules", "found"),
+    [({"tensorrt": SimpleNamespace()}, True), ({}, False)],
+)
+def test_tensorrt_is_looked_for_and_not_imported(
+    modules: dict[str, Any], found: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.undo()
+    monkeypatch.delitem(sys.modules, "tensorrt", raising=False)
+    monkeypatch.setattr(sys, "path", [])
+    for name, module in modules.items():
+        monkeypatch.setitem(sys.modules, name, module)
+    assert backend.tensorrt_installed() == found
+
+
+def test_without_tensorrt_nothing_of_cuda_is_imported(default_bundle: Path) -> None:
+    code = (
+        "import importlib.util, sys, edgeemo\n"
+        "real = importlib.util.find_spec\n"
+        "importlib.util.find_spec = lambda name, *rest: None if name == 'tensorrt' else real(name, *rest)\n"
+        "edgeemo.load()\n"
+        "sys.exit(repr([name for name in sys.modules if 'cuda' in name or 'trt' in name]))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.stderr == "[]\n"
 
 
 def test_only_what_is_opened_is_hashed(bundle: Bundle) -> None:

@@ -133,7 +133,10 @@ def test_fusion_may_answer_less(folder: Path) -> None:
         (put("face.channels", 2), "'face.channels' is 2; it must be 1 (grey) or 3 (BGR)"),
         (put("face.most", 0), "'face.most' is 0; it must be a whole number from 1 to 256"),
         (put("face.most", 257), "'face.most' is 257; it must be a whole number from 1 to 256"),
-        (put("graphs.face.calibration", "percentile"), "'graphs.face.calibration' is \"percentile\"; it must be"),
+        (
+            put("graphs.face.calibration", "percentile"),
+            "'graphs.face.calibration' is \"percentile\"; it must be",
+        ),
         (drop("face.geometry"), "'face.geometry' is missing; it must be an object"),
         (drop("voice"), "'voice' is missing; it must be an object"),
         (put("voice.sample_rate", 16.0), "'voice.sample_rate' is 16.0; it must be a whole number"),

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -7,7 +8,7 @@ import numpy as np
 import pytest
 
 from edgeemo.capture.source import Frame, Sound
-from edgeemo.errors import BundleError, InputError
+from edgeemo.errors import BackendError, BundleError, InputError
 from edgeemo.recognition.recognizer import Recognizer, load
 from edgeemo.recognition.stream import Stream
 from tests.recognition.conftest import Build
@@ -196,6 +197,25 @@ def test_a_loaded_bundle_answers_as_the_definition_says(
     ]
     assert_same(*answers, tolerance=1e-4)
     assert len(answers[0]) == 12
+
+
+def test_a_closed_model_says_so_and_holds_no_graph(tiny_folder: Path, tiny: Tiny) -> None:
+    with load(tiny_folder) as model:
+        assert model.recognize(tiny.face("fear"), face_is_cropped=True).label == "fear"
+    with pytest.raises(BackendError, match="graph 'face' was closed"):
+        model.recognize(tiny.face("fear"), face_is_cropped=True)
+    model.close()
+
+
+def test_a_call_holds_at_most_so_many_faces_as_the_manifest_says(build: Build, tiny: Tiny) -> None:
+    model = build(tiny, (0, 0, 30, 30), (30, 30, 30, 30), (60, 60, 30, 30))
+    assert model.bundle.face is not None
+    model.bundle = replace(model.bundle, face=replace(model.bundle.face, most=2))
+    with Stream(model, ("face",)) as stream:
+        stream.push_frame(PICTURE, 0.05)
+        stream.end("face")
+        assert len(list(stream.poll())) == 2
+    assert calls(model)["face"] == [2]
 
 
 def test_printing_a_model_shows_its_contract_and_what_runs_it(tiny_folder: Path) -> None:
