@@ -7,11 +7,19 @@ import os
 import platform
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-from edgeemo.errors import EdgeEmoError
+from edgeemo.errors import BackendError, EdgeEmoError
+
+if TYPE_CHECKING:
+    from edgeemo.inference.trt_library import TensorRt
+
+NOT_YET_RUN = "TensorRT: not yet run on a device"
+"""Said until a device has built an engine and the page of results says which; README.md and
+deploy/jetson/README.md say it in the same words."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +64,18 @@ def _python() -> Finding:
 
 def _system() -> Finding:
     return "ok", f"{platform.system()} {platform.release()} on {platform.machine()}", ""
+
+
+def _board() -> Finding:
+    from edgeemo.inference.jetson import read_jetson
+
+    jetson = read_jetson()
+    if jetson is None:
+        return "ok", "no Jetson", ""
+    told = f"{jetson}, power mode {jetson.power_mode or 'unknown'}"
+    if jetson.linux and jetson.jetpack is None:
+        return "warn", told, "see deploy/jetson/README.md: this JetPack is not among those that it lists"
+    return "ok", told, ""
 
 
 def _processor() -> Finding:
@@ -118,13 +138,97 @@ def _int8() -> Finding:
 def _bundle() -> Finding:
     import edgeemo
 
-    bundle = edgeemo.load().bundle
+    bundle = edgeemo.load(backend="onnx").bundle  # 'auto' would build engines
     bundle.verify()
     return "ok", f"{bundle.name}: files as listed, graphs open", ""
 
 
 def _tensorrt() -> Finding:
-    return "ok", "not in this version; graphs run on the processor", ""
+    from edgeemo.inference.readiness import survey
+
+    machine = survey()
+    otherwise = f"ONNX Runtime on the processor ({NOT_YET_RUN})"
+    if machine.driver is None and machine.jetson is None:
+        return "ok", f"no NVIDIA driver here: {otherwise}", ""
+    obstacle = machine.obstacle()
+    if obstacle is not None:
+        return "warn", f"{obstacle.what}: {otherwise}", obstacle.advice
+    from edgeemo.inference.trt_library import TensorRt
+
+    try:
+        library = TensorRt.open()
+    except BackendError as error:
+        return "warn", f"{error}: {otherwise}", machine.advise(str(error))
+    with closing(library):
+        cuda = library.cuda
+        major, minor = cuda.capability
+        told = f"{library.version} on {cuda.name}, compute capability {major}.{minor}, {cuda.binding}"
+    if machine.hidden:
+        return "warn", f"{told}, which is not JetPack's ({NOT_YET_RUN})", machine.advise("")
+    return "ok", f"{told} ({NOT_YET_RUN})", ""
+
+
+def _engines() -> Finding:
+    from edgeemo.inference.readiness import survey
+
+    if survey().obstacle() is not None:
+        return "ok", "'auto' takes ONNX Runtime for every graph", ""
+    from edgeemo.inference.trt_library import TensorRt
+
+    try:
+        library = TensorRt.open()
+    except BackendError:  # the line of TensorRT says why
+        return "ok", "'auto' takes ONNX Runtime for every graph", ""
+    with closing(library):
+        try:
+            told, missing = _choices(library)
+        except BackendError as error:
+            return "warn", str(error), "edgeemo build"
+        advice = _build_advice(library) if missing else ""
+    return "warn" if missing else "ok", f"'auto' takes {'; '.join(told)}", advice
+
+
+def _choices(library: TensorRt) -> tuple[list[str], bool]:
+    """What 'auto' takes for each graph of the default bundle, and whether one has to be built for that."""
+    from edgeemo.inference.accelerated import contest_of, encoding
+    from edgeemo.inference.bundle import Bundle
+    from edgeemo.inference.choice import recall
+    from edgeemo.inference.engines import EngineStore, Missing
+    from edgeemo.inference.onnx_files import OnnxFiles
+    from edgeemo.inference.supply import EngineSupply
+    from edgeemo.recognition.recognizer import DEFAULT_BUNDLE
+
+    bundle = Bundle.read(DEFAULT_BUNDLE)
+    files = OnnxFiles.choose(bundle, "int8", threads=1)
+    supply = EngineSupply(bundle, library, EngineStore.default())
+    told, missing = [], False
+    with ExitStack() as opened:
+        for name, spec in bundle.graphs.items():
+            onnx = opened.enter_context(closing(files.open(spec)))
+            contest = contest_of(supply, spec, encoding(spec, "int8"), onnx, threads=1)
+            found, choice = supply.store.find(contest.key), recall(supply.store, contest)
+            if choice is not None and (choice.winner == "onnx" or not isinstance(found, Missing)):
+                faster = "TensorRT" if choice.winner == "tensorrt" else "ONNX Runtime"
+                measured = f"TensorRT {choice.tensorrt:.2f} ms, ONNX Runtime {choice.onnx:.2f} ms"
+                told.append(f"{faster} for {name} ({measured})")
+                continue
+            missing = True
+            why = found.reason if isinstance(found, Missing) else f"the engine of {name} was not timed yet"
+            told.append(f"for {name} what is faster: {why or f'the engine of {name} is not built yet'}")
+    return told, missing
+
+
+def _build_advice(library: TensorRt) -> str:
+    from edgeemo.inference.jetson import free_memory
+    from edgeemo.inference.trt_builder import Settings
+
+    free, wanted = free_memory(), Settings().workspace
+    if library.cuda.integrated and free is not None and free < wanted:
+        return (
+            f"edgeemo build; only {free // 2**20} MB are free, and a layer may ask for {wanted // 2**20}: "
+            "stop other programs first"
+        )
+    return "edgeemo build"
 
 
 def _cameras() -> Finding:
@@ -155,6 +259,7 @@ def _microphones() -> Finding:
 CHECKS: dict[str, Callable[[], Finding]] = {
     "python": _python,
     "system": _system,
+    "board": _board,
     "processor": _processor,
     "numpy": library("numpy", needed=True, without="nothing works", advice="pip install numpy"),
     "onnxruntime": library(
@@ -177,6 +282,7 @@ CHECKS: dict[str, Callable[[], Finding]] = {
     "int8": _int8,
     "bundle": _bundle,
     "tensorrt": _tensorrt,
+    "engines": _engines,
     "cameras": _cameras,
     "microphones": _microphones,
 }
