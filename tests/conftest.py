@@ -7,7 +7,19 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.device_page import DevicePage
+
 ROOT = Path(__file__).resolve().parent.parent
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--device-page", type=Path, metavar="FILE", help="page that the GPU tests report to")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    page = config.getoption("--device-page")
+    if page is not None:
+        config.pluginmanager.register(DevicePage(page))
 
 
 @pytest.fixture(autouse=True)

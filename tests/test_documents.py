@@ -23,9 +23,10 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 PACKAGES = {"edgeemo": ROOT, "edgeemo_calibration": ROOT / "calibration", "edgeemo_export": ROOT / "export"}
 
 NOT_RUN = {
-    "python3 -m venv": "makes an environment; .ci/run does it",
-    "edgeemo run --camera": "needs a camera",
+    "python3 -m venv .*": "makes an environment; .ci/run does it",
+    "edgeemo run --camera .*": "needs a camera",
     "edgeemo fetch-detector": "needs a network",
+    "edgeemo build": "needs an NVIDIA GPU",
 }
 
 
@@ -34,7 +35,7 @@ def blocks(language: str) -> list[str]:
 
 
 COMMANDS = [line for block in blocks("bash") for line in block.splitlines() if line]
-RUN = [line for line in COMMANDS if not line.startswith(tuple(NOT_RUN))]
+RUN = [line for line in COMMANDS if not any(re.fullmatch(kept, line) for kept in NOT_RUN)]
 
 
 @pytest.fixture(scope="module")
@@ -77,7 +78,7 @@ def test_command_of_the_readme(command: str, desk: Path) -> None:
 
 
 def test_commands_that_are_not_run_are_in_the_readme() -> None:
-    assert [start for start in NOT_RUN if not any(line.startswith(start) for line in COMMANDS)] == []
+    assert [kept for kept in NOT_RUN if not any(re.fullmatch(kept, line) for line in COMMANDS)] == []
 
 
 def test_programs_of_the_readme(desk: Path) -> None:

@@ -8,20 +8,17 @@ import pytest
 
 from edgeemo.errors import BackendError
 from edgeemo.inference.cuda import Cuda, open_cuda
+from tests.support.device_page import device
 
 
 @pytest.fixture(scope="session", autouse=True)
 def gpu() -> str:
     """What the tests run on, as 'Orin, compute capability 8.7, CUDA 12.6, over cuda-python 12.9.10'."""
     try:
-        cuda = open_cuda()
+        open_cuda().close()
     except BackendError as error:
         pytest.skip(f"no GPU to run on: {error}")
-    try:
-        capability, driver = (".".join(map(str, pair)) for pair in (cuda.capability, cuda.driver))
-        return f"{cuda.name}, compute capability {capability}, CUDA {driver}, over {cuda.binding}"
-    finally:
-        cuda.close()
+    return device()
 
 
 @pytest.fixture
