@@ -11,6 +11,9 @@ from tests.support.device_page import DevicePage
 
 ROOT = Path(__file__).resolve().parent.parent
 
+# Tests import ONNX Runtime themselves; edgeemo sees to this before it does.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--device-page", type=Path, metavar="FILE", help="page that the GPU tests report to")

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from onnx import numpy_helper
 
 from edgeemo.errors import InputError
+from edgeemo.inference.ort import import_onnxruntime
 
 from .table import METHODS, STEPS, Activation, Operator, Table, Weight, shortest
 
@@ -248,8 +249,7 @@ def _run(
     model: onnx.ModelProto, feeds: Iterable[Mapping[str, NDArray[Any]]], wanted: list[str], threads: int
 ) -> Iterator[tuple[int, Mapping[str, NDArray[Any]], list[NDArray[np.float32]]]]:
     """Run every feed and yield its place, itself and the values of the wanted tensors."""
-    import onnxruntime
-
+    onnxruntime = import_onnxruntime()
     probed = onnx.ModelProto()
     probed.CopyFrom(model)
     del probed.graph.output[:]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     import onnxruntime
 
 PROVIDER = "CPUExecutionProvider"
+TELEMETRY_VARIABLE = "ORT_DISABLE_TELEMETRY"
 
 
 class OrtGraph:
@@ -113,7 +115,7 @@ def open_session(model: bytes, name: str, threads: int = 1) -> onnxruntime.Infer
     if isinstance(threads, bool) or not isinstance(threads, int) or threads < 1:
         raise InputError(f"threads is {shown(threads)}; it must be a whole number of at least 1")
     try:
-        import onnxruntime
+        onnxruntime = import_onnxruntime()
     except ImportError as error:
         raise BackendError(f"ONNX Runtime cannot be imported ({error}); install onnxruntime") from error
     try:
@@ -129,10 +131,23 @@ def open_session(model: bytes, name: str, threads: int = 1) -> onnxruntime.Infer
     return session
 
 
-def _options(threads: int) -> onnxruntime.SessionOptions:
+def import_onnxruntime() -> Any:
+    """Import ONNX Runtime without its telemetry; nothing of edgeemo imports it otherwise.
+
+    From 1.29 on it sends events about the device and its sessions to Microsoft and leaves an identifier in
+    the user's home, unless this variable is set before it is first imported. Who sets it keeps what it says.
+
+    Raises:
+        ImportError: it is not installed, or cannot be loaded.
+    """
+    os.environ.setdefault(TELEMETRY_VARIABLE, "1")
     import onnxruntime
 
-    options = onnxruntime.SessionOptions()
+    return onnxruntime
+
+
+def _options(threads: int) -> onnxruntime.SessionOptions:
+    options = import_onnxruntime().SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     # A step takes a few milliseconds of each 100: threads that spin between steps would burn the rest.
@@ -165,6 +180,4 @@ def _line(error: Exception) -> str:
 
 
 def _version() -> str:
-    import onnxruntime
-
-    return str(onnxruntime.__version__)
+    return str(import_onnxruntime().__version__)

@@ -8,9 +8,10 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-import onnxruntime
 import torch
 from torch import Tensor, nn
+
+from edgeemo.inference.ort import import_onnxruntime
 
 OPSET, HIGHEST_IR = 18, 10
 TOLERANCE = 1e-4
@@ -89,7 +90,7 @@ def _clean(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def _compare(module: nn.Module, inputs: Mapping[str, Tensor], model: bytes, name: str) -> None:
-    session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
+    session = import_onnxruntime().InferenceSession(model, providers=["CPUExecutionProvider"])
     found = session.run(None, {name: value.numpy() for name, value in inputs.items()})
     with torch.no_grad():
         expected = module(*inputs.values())
