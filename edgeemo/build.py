@@ -32,7 +32,7 @@ class Engine:
     Args:
         graph: the graph's name.
         encoding: the file that it was built from.
-        path: its file; the description beside it, '.json', lists every layer.
+        path: its file; the description beside it, '.json', lists every layer. None where it was not kept.
         built: whether it was built now, and not found.
         seconds: what building it took.
         size: bytes of the plan.
@@ -45,7 +45,7 @@ class Engine:
 
     graph: str
     encoding: str
-    path: str
+    path: str | None
     built: bool
     seconds: float
     size: int
@@ -66,7 +66,7 @@ class Engine:
         winner = {"tensorrt": "TensorRT", "onnx": "ONNX Runtime"}[self.choice.winner]
         lines = [
             f"{self.graph}: {self.encoding} on {where}, {state}, {self.size / 1e6:.1f} MB, "
-            f"{self.typing} typing: {self.path}",
+            f"{self.typing} typing: {self.path or 'not kept'}",
             f"  layers: {layers or 'TensorRT names none'}",
             *(f"  ! {finding}" for finding in self.findings),
             f"  one call: TensorRT {self.choice.tensorrt:.3f} ms, ONNX Runtime {self.choice.onnx:.3f} ms; "
@@ -170,7 +170,7 @@ class Workbench:
         return Engine(
             graph=spec.name,
             encoding=key.encoding,
-            path=str(supplied.stored.path),
+            path=None if supplied.stored.path is None else str(supplied.stored.path),
             built=supplied.built,
             seconds=report["seconds"],
             size=len(supplied.stored.plan),

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from edgeemo.errors import BackendError, EdgeEmoError
 
 if TYPE_CHECKING:
+    from edgeemo.inference.engines import EngineKey, EngineStore
     from edgeemo.inference.trt_library import TensorRt
 
 NOT_YET_RUN = "TensorRT: not yet run on a device"
@@ -79,22 +80,14 @@ def _board() -> Finding:
 
 
 def _processor() -> Finding:
-    return "ok", f"{_processor_name()}, {os.cpu_count()} logical cores", ""
+    from edgeemo.bench.device import processor
+
+    return "ok", f"{processor()}, {os.cpu_count()} logical cores", ""
 
 
-def _processor_name() -> str:
-    board = Path("/proc/device-tree/model")  # a Jetson or a Raspberry Pi names itself here
-    if board.is_file():
-        return board.read_text(errors="replace").rstrip("\0")
-    listing = Path("/proc/cpuinfo")
-    if listing.is_file():
-        for line in listing.read_text(errors="replace").splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
-
-
-def library(module: str, *, needed: bool, without: str, advice: str) -> Callable[[], Finding]:
+def library(
+    module: str, *, needed: bool, without: str, advice: str, load: Callable[[], Any] | None = None
+) -> Callable[[], Finding]:
     """Make the check that a library can be imported.
 
     Args:
@@ -102,16 +95,23 @@ def library(module: str, *, needed: bool, without: str, advice: str) -> Callable
         needed: Whether a missing one is a failure, and not a warning.
         without: What does not work without it.
         advice: What to do when it is missing.
+        load: Imports it, where that takes more than its name.
     """
 
     def check() -> Finding:
         try:
-            version = importlib.import_module(module).__version__
+            version = (load() if load else importlib.import_module(module)).__version__
         except (ImportError, OSError) as error:  # OSError: a shared library beneath it is missing
             return "fail" if needed else "warn", f"{error}; {without}", advice
         return "ok", version, ""
 
     return check
+
+
+def _onnxruntime() -> Any:
+    from edgeemo.inference.ort import import_onnxruntime
+
+    return import_onnxruntime()
 
 
 def _finder() -> Finding:
@@ -213,9 +213,21 @@ def _choices(library: TensorRt) -> tuple[list[str], bool]:
                 told.append(f"{faster} for {name} ({measured})")
                 continue
             missing = True
-            why = found.reason if isinstance(found, Missing) else f"the engine of {name} was not timed yet"
-            told.append(f"for {name} what is faster: {why or f'the engine of {name} is not built yet'}")
+            told.append(_undecided(supply.store, contest.key))
     return told, missing
+
+
+def _undecided(store: EngineStore, key: EngineKey) -> str:
+    """Why it is not known for a graph which engine is faster, or why TensorRT could not be."""
+    from edgeemo.inference.engines import Missing
+
+    found, failure = store.find(key), store.failure(key)
+    if not isinstance(found, Missing):
+        return f"for {key.graph} what is faster: the engine of {key.graph} was not timed yet"
+    if failure:
+        return f"ONNX Runtime for {key.graph} (the last build of its engine failed: {failure})"
+    why = found.reason or f"the engine of {key.graph} is not built yet"
+    return f"for {key.graph} what is faster: {why}"
 
 
 def _build_advice(library: TensorRt) -> str:
@@ -263,7 +275,11 @@ CHECKS: dict[str, Callable[[], Finding]] = {
     "processor": _processor,
     "numpy": library("numpy", needed=True, without="nothing works", advice="pip install numpy"),
     "onnxruntime": library(
-        "onnxruntime", needed=True, without="no graph can run", advice="pip install 'onnxruntime>=1.23'"
+        "onnxruntime",
+        needed=True,
+        without="no graph can run",
+        advice="pip install 'onnxruntime>=1.23'",
+        load=_onnxruntime,
     ),
     "opencv": library(
         "cv2",

@@ -22,9 +22,9 @@ from edgeemo.inference.bundle import Bundle
 from edgeemo.inference.choice import Choice
 from edgeemo.inference.trt_builder import Settings
 from tests.support import cuda_double, tensorrt_double
+from tests.support.real_tensorrt import VERSIONS
 from tests.support.tiny import Tiny, write_bundle
 
-VERSIONS = ("10.3.0", "11.4.0.106")
 GRAPHS = ("face", "voice", "fusion")
 Capture = pytest.CaptureFixture[str]
 
@@ -279,6 +279,21 @@ def test_a_cache_that_cannot_be_written_is_an_error(robot: Robot, tmp_path: Path
     assert err.startswith("edgeemo: engines cannot be kept: Not a directory: ")
     assert "name a folder that can be written with --cache or EDGEEMO_CACHE" in err
     assert robot.knobs.builds == 0
+
+
+def test_an_engine_that_could_not_be_kept_has_no_path(
+    robot: Robot, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(handle: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    assert robot.build("--json") == 0
+    out, err = capsys.readouterr()
+    assert [engine["path"] for engine in json.loads(out)["engines"]] == [None] * len(GRAPHS)
+    assert "engines cannot be kept (No space left on device)" in err
+    assert robot.build() == 0
+    assert capsys.readouterr().out.count("strong typing: not kept") == len(GRAPHS)
 
 
 # --- where it does not work

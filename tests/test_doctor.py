@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -179,6 +180,34 @@ def test_the_faster_one_is_named(
     state, detail, advice = doctor.CHECKS["engines"]()
     assert (state, advice) == ("ok", "")
     assert detail.startswith("'auto' takes ") and told in detail and detail.count(" for ") == 3
+
+
+@pytest.mark.parametrize(
+    ("knob", "value", "why"),
+    [
+        ("out_of_memory", "build", "out of memory while TensorRT built it"),
+        (
+            "refuse_build",
+            "Error Code 9: API Usage Error (Target GPU SM 87 is not supported by this TensorRT release.)",
+            "install a TensorRT for Emulated Orin (compute capability 8.7)",
+        ),
+    ],
+)
+def test_why_tensorrt_could_not_build_is_said(
+    knob: str, value: str, why: str, orin: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    knobs = sys.modules["tensorrt"]._double
+    before = getattr(knobs, knob)
+    setattr(knobs, knob, value)
+    build_engines(orin, monkeypatch, Choice(tensorrt=0.5, onnx=2.0))
+    state, detail, advice = doctor.CHECKS["engines"]()
+    assert state == "warn" and advice.startswith("edgeemo build")
+    for name in ("face", "voice", "fusion"):
+        assert f"ONNX Runtime for {name} (the last build of its engine failed: graph '{name}': " in detail
+    assert detail.count(why) == 3
+    setattr(knobs, knob, before)
+    build_engines(orin, monkeypatch, Choice(tensorrt=0.5, onnx=2.0))
+    assert doctor.CHECKS["engines"]()[0] == "ok"
 
 
 def test_a_damaged_engine_is_named(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 from edgeemo.errors import BackendError
 from edgeemo.inference.bundle import Bundle
@@ -126,16 +126,18 @@ def _faster(supply: EngineSupply, spec: GraphSpec, contest: Contest, onnx: OrtGr
     known = recall(supply.store, contest)
     if known and known.winner == "onnx":
         return None
-    graph: TrtGraph | None = None
-    try:
-        graph = supply.open(spec, contest.key.encoding).graph
-        known = known or decide(supply.store, contest, graph, onnx, supply.say_waiting)
-    except BackendError as error:
-        _log.warning("TensorRT cannot run graph %r, so ONNX Runtime does: %s", spec.name, error)
-    if graph is not None and (known is None or known.winner == "onnx"):
-        graph.close()
-        return None
-    return graph
+    with ExitStack() as opened:
+        try:
+            graph = supply.open(spec, contest.key.encoding).graph
+            opened.callback(graph.close)
+            known = known or decide(supply.store, contest, graph, onnx, supply.say_waiting)
+        except BackendError as error:
+            _log.warning("TensorRT cannot run graph %r, so ONNX Runtime does: %s", spec.name, error)
+            return None
+        if known.winner == "onnx":
+            return None
+        opened.pop_all()
+        return graph
 
 
 @contextmanager

@@ -224,6 +224,7 @@ class EngineStore:
         self._sweep()
         self.write(f"{key.name}.engine", stored.plan)
         self.write(f"{key.name}.json", _canonical(sidecar))
+        self._remove([_failure_name(key)])
         self._drop_oldest(key)
         assert self.place is not None  # what was written lies in it
         return Stored(key, stored.plan, stored.report, self.place / f"{key.name}.engine")
@@ -236,6 +237,21 @@ class EngineStore:
         """
         sidecar = self._sidecar(f"{key.name}.json")
         self.write(f"{key.name}.json", _canonical({**sidecar, "chosen": _now()}))
+
+    def note_failure(self, key: EngineKey, why: str) -> None:
+        """Remember why an engine could not be built, under the lock, until one is published.
+
+        Raises:
+            OSError: it cannot be written.
+        """
+        self.write(_failure_name(key), why.encode())
+
+    def failure(self, key: EngineKey) -> str:
+        """Why the last build of an engine failed; empty where none did."""
+        try:
+            return self.read(_failure_name(key)).decode(errors="replace")
+        except OSError:
+            return ""
 
     def timing_cache(self, key: EngineKey) -> bytes:
         """What the builder learnt on this device with this TensorRT; empty where that is nothing."""
@@ -431,6 +447,10 @@ def _changes_within(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
     return ", ".join(
         f"{name} {old.get(name)} -> {new.get(name)}" for name in names if old.get(name) != new.get(name)
     )
+
+
+def _failure_name(key: EngineKey) -> str:
+    return f"{key.name}.failed.txt"
 
 
 def _timing_name(key: EngineKey) -> str:

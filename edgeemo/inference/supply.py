@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import time
 from dataclasses import asdict, dataclass, replace
@@ -88,7 +89,13 @@ class EngineSupply:
             if isinstance(found, Supplied):
                 return found
             self._announce(spec, found)
-            return self._build(spec, key, settings, unwritable)
+            try:
+                return self._build(spec, key, settings, unwritable)
+            except BackendError as error:
+                if not unwritable:
+                    with contextlib.suppress(OSError):  # what cannot be looked up later is told now
+                        self.store.note_failure(key, str(error))
+                raise
 
     def say_waiting(self) -> None:
         """Say that another process has the store's lock."""
@@ -172,6 +179,8 @@ class EngineSupply:
 
     def _key(self, spec: GraphSpec, encoding: str, settings: Settings) -> EngineKey:
         library = self.library
+        chosen = asdict(settings)
+        del chosen["most"]  # the profiles say it where it matters
         return EngineKey(
             bundle=self.bundle.name,
             graph=spec.name,
@@ -182,7 +191,7 @@ class EngineSupply:
             cuda=library.cuda.driver[0],
             capability=".".join(map(str, library.cuda.capability)),
             device=library.cuda.name,
-            settings=asdict(settings),
+            settings=chosen,
             calibration=spec.calibration,
         )
 

@@ -156,22 +156,31 @@ class TrtGraph:
 
     def _prepare(self, size: int) -> _Step:
         """Make what a run with N = size needs; the first run then captures it."""
-        context = self._context()
+        step = _Step(
+            self._context(), self._views(self.spec.inputs, size), self._views(self.spec.outputs, size)
+        )
+        try:
+            self._set_up(step, size)
+        except BaseException:
+            step.context = None  # the error keeps this frame, which must keep nothing of the device
+            raise
+        self._steps[size] = step
+        return step
+
+    def _set_up(self, step: _Step, size: int) -> None:
+        """Tell a new context its shapes and where its tensors are."""
         for tensor in self.spec.inputs.values():
-            if not context.set_input_shape(tensor.name, _shape(tensor, size)):
+            if not step.context.set_input_shape(tensor.name, _shape(tensor, size)):
                 raise self._failed(f"TensorRT refuses input {tensor.name!r} of {list(_shape(tensor, size))}")
         for tensor in self.spec.outputs.values():
-            shape = tuple(context.get_tensor_shape(tensor.name))
+            shape = tuple(step.context.get_tensor_shape(tensor.name))
             if shape != _shape(tensor, size):
                 raise self._stale(
                     f"output {tensor.name!r} is {list(shape)} for N = {size}; it must be {tensor}"
                 )
         for name, buffer in self._buffers.items():
-            if not context.set_tensor_address(name, buffer.address):
+            if not step.context.set_tensor_address(name, buffer.address):
                 raise self._failed(f"TensorRT refuses the buffer of {name!r}")
-        step = _Step(context, self._views(self.spec.inputs, size), self._views(self.spec.outputs, size))
-        self._steps[size] = step
-        return step
 
     def _views(self, tensors: Mapping[str, TensorSpec], size: int) -> dict[str, NDArray[Any]]:
         return {name: self._buffers[name].view(tensor, size) for name, tensor in tensors.items()}

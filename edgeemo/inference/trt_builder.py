@@ -136,7 +136,7 @@ def build(
     try:
         return task.build(settings)
     except _BuilderFailed as error:
-        if error.out_of_memory or settings.typing == "weak" or not library.weak:
+        if error.final or settings.typing == "weak" or not library.weak:
             raise
         _log.warning("%s; it is built weakly typed instead", error)
     return task.build(replace(settings, typing="weak"))
@@ -149,11 +149,11 @@ def _typed(library: TensorRt, settings: Settings) -> Settings:
 
 
 class _BuilderFailed(BackendError):
-    """The builder gave no engine for a network that the parser had read."""
+    """The builder gave no engine for a network that the parser had read; `final` where none can be had."""
 
-    def __init__(self, message: str, out_of_memory: bool) -> None:
+    def __init__(self, message: str, final: bool) -> None:
         super().__init__(message)
-        self.out_of_memory = out_of_memory
+        self.final = final
 
 
 @dataclass(frozen=True)
@@ -174,7 +174,7 @@ class _Task:
         trt = self.library.module
         with self.library.cuda.current():
             self.library.messages.clear()
-            builder = trt.Builder(self.library.logger)
+            builder = self.library.builder()
             network = builder.create_network(_network_flags(trt, settings))
             parser = self._parse(network)  # noqa: F841, the network reads weights that the parser holds
             kinds = _Kinds.of(network, trt)
@@ -274,22 +274,30 @@ class _Task:
         config.set_timing_cache(config.create_timing_cache(b""), ignore_mismatch=False)
 
     def _serialise(self, builder: Any, network: Any, config: Any, settings: Settings) -> bytes:
-        monitor = watch(self.library.module, config, self.progress)
-        plan = builder.build_serialized_network(network, config)
-        if monitor is not None and monitor.error is not None:
-            raise monitor.error
-        if plan is not None:
-            return bytes(plan)
-        messages = self.library.messages
-        what, help_ = "TensorRT built no engine", "try another precision or optimisation level"
+        phases = watch(self.library.module, config, self.progress)
+        with phases.holding_interrupts():
+            plan = builder.build_serialized_network(network, config)
+        if phases.error is not None:
+            raise phases.error
+        if plan is None:
+            raise self._failure(settings)
+        return bytes(plan)
+
+    def _failure(self, settings: Settings) -> _BuilderFailed:
+        """Why the builder gave nothing, from what it said."""
+        messages, cuda = self.library.messages, self.library.cuda
+        said = messages.quote().lower()
+        what, help_, final = "TensorRT built no engine", "try another precision or optimisation level", False
         if messages.out_of_memory:
-            what = "out of memory while TensorRT built it"
+            what, final = "out of memory while TensorRT built it", True
             help_ = "close what else uses the device's memory, or build with a smaller workspace or level"
-        elif "workspace" in messages.quote().lower():
+        elif "is not supported by this tensorrt release" in said:
+            final = True
+            help_ = "install a TensorRT for {} (compute capability {}.{})".format(cuda.name, *cuda.capability)
+        elif "workspace" in said:
             help_ = f"give it more workspace than {settings.workspace / 2**20:g} MiB"
-        raise _BuilderFailed(
-            f"{self.name}: {what} ({settings.typing} typing){messages.said()}; {help_}",
-            messages.out_of_memory,
+        return _BuilderFailed(
+            f"{self.name}: {what} ({settings.typing} typing){messages.said()}; {help_}", final
         )
 
     def _report(self, plan: bytes, operators: tuple[str, ...], settings: Settings) -> Report:

@@ -219,5 +219,5 @@ def _finding(operator: str, layers: list[Layer]) -> str | None:
         if precision != UNKNOWN:
             return f"{start}its engine layer {layer.name!r} computes in {precision}"
     if precisions:
-        return f"{start}TensorRT does not say what its engine layer {layers[0].name!r} computes in"
+        return f"{start}TensorRT does not say what its engine layer {precisions[UNKNOWN].name!r} computes in"
     return f"{start}no layer of the engine names it"

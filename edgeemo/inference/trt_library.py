@@ -48,14 +48,7 @@ class TensorRt:
             getattr(module, "ExecutionContextAllocationStrategy", None), "USER_MANAGED"
         ) and hasattr(module.ICudaEngine, "device_memory_size_v2")
         self.lost = ""
-        try:
-            with cuda.current():
-                self._runtime: Any = module.Runtime(self.logger)
-        except TypeError as error:  # what the binding makes of a library that answers with nothing
-            raise BackendError(
-                f"TensorRT {self.version} does not start on {cuda.name} ({_line(error)})"
-                + self.messages.said()
-            ) from error
+        self._runtime: Any = self._start(module.Runtime)
 
     @classmethod
     def open(cls, device: int = 0) -> TensorRt:
@@ -72,6 +65,27 @@ class TensorRt:
         except BaseException:
             cuda.close()
             raise
+
+    def builder(self) -> Any:
+        """A new builder.
+
+        Raises:
+            BackendError: TensorRT makes none on this device; the message says why.
+        """
+        return self._start(self.module.Builder)
+
+    def _start(self, kind: Any) -> Any:
+        try:
+            with self.cuda.current():
+                return kind(self.logger)
+        except TypeError as error:
+            if "nullptr" not in str(error):
+                raise
+            # What the binding makes of a library that answers with nothing.
+            raise BackendError(
+                f"TensorRT {self.version} does not start on {self.cuda.name} ({_line(error)})"
+                + self.messages.said()
+            ) from error
 
     @property
     def dla_cores(self) -> int:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import signal
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,7 +20,7 @@ class Phases:
         progress: what is told; when it raises, the builder is asked to stop.
 
     Attributes:
-        error: what `progress` raised, for whoever called the builder to raise again.
+        error: what `progress` raised, or that Ctrl-C was pressed, for whoever called the builder to raise.
         monitor: the `IProgressMonitor` that tells of the phases, which must live as long as the build.
 
     Example:
@@ -62,6 +64,27 @@ class Phases:
                 self._tell(name)
                 del self._phases[name]
 
+    @contextmanager
+    def holding_interrupts(self) -> Iterator[None]:
+        """Have Ctrl-C ask the builder to stop for as long as the `with` lasts, where nobody else handles it.
+
+        Python would raise it as soon as TensorRT calls back to log or to tell how far it is; there
+        TensorRT's binding prints it and goes on.
+        """
+        ours = threading.current_thread() is threading.main_thread()
+        if not ours or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+            yield
+            return
+
+        def note(number: int, frame: object) -> None:
+            self.error = self.error or KeyboardInterrupt()
+
+        signal.signal(signal.SIGINT, note)
+        try:
+            yield
+        finally:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+
     def _tell(self, name: str) -> None:
         # Several phases of one height may follow each other: the fraction never falls.
         root = name
@@ -88,17 +111,17 @@ class _Phase:
     done: int = 0
 
 
-def watch(trt: Any, config: Any, progress: Progress | None) -> Phases | None:
-    """Have a builder's configuration tell `progress`; None where there is nobody to tell, or TensorRT cannot.
+def watch(trt: Any, config: Any, progress: Progress | None) -> Phases:
+    """Have a builder's configuration tell `progress`, and stop when that raises, where this TensorRT can.
 
     Args:
         trt: the module `tensorrt`.
         config: the `IBuilderConfig`.
-        progress: what is told.
+        progress: what is told, None for nobody.
     """
-    if progress is None or not hasattr(trt, "IProgressMonitor"):
-        return None
-    phases = Phases(progress)
+    phases = Phases(progress or (lambda phase, fraction: None))
+    if not hasattr(trt, "IProgressMonitor"):
+        return phases
 
     class Monitor(trt.IProgressMonitor):  # type: ignore[misc]
         def __init__(self) -> None:

@@ -19,6 +19,9 @@ def command(model: str, spec: GraphSpec, settings: Settings, major: int) -> list
     What trtexec 10 and 11 do by default when they measure differs. Both commands measure what a step of this
     runtime does: one CUDA graph that copies in, computes and copies out, waited for without spinning.
 
+    With weak typing, which TensorRT 10 needs for a DLA, `edgeemo build` also holds the front end to FP32.
+    For that trtexec wants the name of each layer (--layerPrecisions), so that its engine may differ.
+
     Args:
         model: path of the ONNX file, one of the spec's.
         spec: the graph.

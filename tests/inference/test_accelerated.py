@@ -28,10 +28,10 @@ from edgeemo.recognition.recognizer import Recognizer
 from edgeemo.recognition.stream import Stream
 from tests.support import cuda_double, tensorrt_double
 from tests.support.read_only import mount_read_only
+from tests.support.real_tensorrt import VERSIONS
 from tests.support.tiny import Tiny, write_bundle
 
 ROOT = Path(__file__).parents[2]
-VERSIONS = ("10.3.0", "11.4.0.106")
 GRAPHS = ("face", "voice", "fusion")
 TINY = Tiny()
 Feeds = Mapping[str, NDArray[Any]]
@@ -224,6 +224,24 @@ def test_an_engine_of_another_device_is_built_again(robot: Robot, caplog: pytest
     assert f"the engine of voice is stale (device {before} -> Thor)" in caplog.text
 
 
+@pytest.mark.parametrize(
+    ("name", "value", "says"),
+    [
+        ("capability", (11, 0), "compute capability 8.7 -> 11.0"),
+        ("driver_version", 13020, "CUDA 12 -> 13"),
+    ],
+)
+def test_an_engine_of_another_platform_is_built_again(
+    name: str, value: Any, says: str, robot: Robot, caplog: pytest.LogCaptureFixture
+) -> None:
+    robot.load()
+    robot.close()
+    setattr(robot.device, name, value)
+    robot.load()
+    assert robot.knobs.builds == 2 * len(GRAPHS)
+    assert f"the engine of voice is stale ({says})" in caplog.text
+
+
 def test_an_engine_of_another_graph_is_built_again(
     robot: Robot, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -235,19 +253,44 @@ def test_an_engine_of_another_graph_is_built_again(
     assert robot.knobs.builds == len(GRAPHS) + 1
 
 
+def bundle_that_says(folder: Path, *entry: Any) -> Path:
+    """A tiny bundle with another entry in its manifest: where it stands, and last what it is."""
+    manifest = write_bundle(folder) / "manifest.json"
+    entries = json.loads(manifest.read_text())
+    *sections, key, value = entry
+    section = entries
+    for name in sections:
+        section = section[name]
+    section[key] = value
+    manifest.write_text(json.dumps(entries))
+    return folder
+
+
 def test_an_engine_of_other_ranges_is_built_again(
     robot: Robot, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     robot.load()
-    robot.bundle = write_bundle(tmp_path / "changed")
-    manifest = robot.bundle / "manifest.json"
-    entries = json.loads(manifest.read_text())
-    entries["graphs"]["voice"]["calibration"] = "ab" * 32
-    manifest.write_text(json.dumps(entries))
+    robot.bundle = bundle_that_says(tmp_path / "changed", "graphs", "voice", "calibration", "ab" * 32)
     caplog.clear()
     robot.load()
     (message,) = caplog.messages
     assert message.startswith("the engine of voice is stale (another calibration); building")
+
+
+def test_engines_are_built_for_as_many_faces_as_the_manifest_says(
+    robot: Robot, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    robot.load()
+    robot.bundle = bundle_that_says(tmp_path / "changed", "face", "most", 4)
+    caplog.clear()
+    model = robot.load()
+    assert robot.knobs.builds == len(GRAPHS) + 2  # face and fusion; a voice has no free size
+    assert "-> [[1, 8, 8, 1], [1, 8, 8, 1], [4, 8, 8, 1]]" in caplog.text
+    sidecar = robot.engines / max(robot.engines.glob("tiny-face-*.json"), key=os.path.getmtime)
+    assert json.loads(sidecar.read_text())["key"]["profiles"]["face"][2] == [4, 8, 8, 1]
+    model.graphs["face"].run({"face": np.zeros((4, *TINY.size, 1), np.uint8)})
+    with pytest.raises(BackendError, match="N is 5; its engine was built for 1 to 4"):
+        model.graphs["face"].run({"face": np.zeros((5, *TINY.size, 1), np.uint8)})
 
 
 def flip(path: Path) -> None:

@@ -365,6 +365,17 @@ def test_what_a_dead_writer_left_is_swept_up(store: EngineStore) -> None:
     assert not left.exists()
 
 
+def test_why_a_build_failed_is_kept_until_one_does_not(store: EngineStore) -> None:
+    assert store.failure(KEY) == ""
+    with store.locked(never):
+        store.note_failure(KEY, "graph 'face': out of memory")
+    assert store.failure(KEY) == "graph 'face': out of memory"
+    assert store.failure(replace(KEY, tensorrt="10.7.0")) == ""
+    assert store.find(KEY) == Missing()
+    keep(store)
+    assert store.failure(KEY) == ""
+
+
 def test_timing_caches(store: EngineStore) -> None:
     assert store.timing_cache(KEY) == b""
     with store.locked(never):

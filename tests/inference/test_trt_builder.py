@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import json
 import logging
+import signal
+import threading
 from collections.abc import Iterator
 from typing import Any
 
@@ -202,6 +204,34 @@ def test_out_of_memory_is_named_and_not_tried_again(
     assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
 
 
+@pytest.mark.parametrize("version", VERSIONS)
+def test_a_gpu_that_this_tensorrt_does_not_know(
+    version: str, bundle: Bundle, caplog: pytest.LogCaptureFixture
+) -> None:
+    with opened(version) as rig:
+        # NVIDIA/TensorRT#4359
+        rig.knobs.refuse_build = (
+            "Error Code 9: API Usage Error (Target GPU SM 86 is not supported by this TensorRT release.)"
+        )
+        with pytest.raises(
+            BackendError, match=r"SM 86 .*; install a TensorRT for Emulated GPU \(compute capability 8\.6\)"
+        ):
+            rig.build(bundle, "face", "int8")
+    assert not [record for record in caplog.records if record.levelno >= logging.WARNING]  # not tried again
+
+
+def test_a_library_that_makes_no_builder(
+    rig: Opened, bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(logger: Any) -> None:
+        logger.log(logger.Severity.ERROR, "CUDA initialization failure with error: 2")
+        raise TypeError("pybind11::init(): factory function returned nullptr")
+
+    monkeypatch.setattr(rig.trt, "Builder", refuse)
+    with pytest.raises(BackendError, match=r"does not start on Emulated GPU .*failure with error: 2"):
+        rig.build(bundle, "face")
+
+
 def test_an_error_of_an_earlier_build_is_not_quoted(rig: Opened, bundle: Bundle) -> None:
     rig.knobs.refuse_build = MEMORY
     for _ in range(2):
@@ -321,6 +351,45 @@ def test_what_progress_raises_ends_the_build(rig: Opened, bundle: Bundle, raised
         rig.build(bundle, "face", progress=fail)
     assert len(told) == 1
     assert rig.knobs.builds == 0
+
+
+def test_ctrl_c_between_two_callbacks_ends_the_build(
+    rig: Opened, bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Python raises it when the next callback begins, where TensorRT's binding would swallow it."""
+    real = Phases.start
+
+    def start(phases: Phases, *given: Any) -> None:
+        signal.raise_signal(signal.SIGINT)
+        real(phases, *given)
+
+    monkeypatch.setattr(Phases, "start", start)
+    with pytest.raises(KeyboardInterrupt):
+        rig.build(bundle, "face")
+    assert rig.knobs.builds == 0
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+@pytest.mark.parametrize("place", ["another thread", "a handler of the program's own"])
+def test_ctrl_c_that_is_not_ours(place: str, rig: Opened, bundle: Bundle) -> None:
+    seen = []
+
+    def handle(number: int, frame: object) -> None:
+        seen.append(number)
+
+    before = signal.getsignal(signal.SIGINT)
+    try:
+        if place == "another thread":
+            thread = threading.Thread(target=rig.build, args=(bundle, "face"))
+            thread.start()
+            thread.join()
+        else:
+            signal.signal(signal.SIGINT, handle)
+            rig.build(bundle, "face", progress=lambda *told: signal.raise_signal(signal.SIGINT))
+            assert seen and signal.getsignal(signal.SIGINT) is handle
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert rig.knobs.builds == 1
 
 
 # DLA.

@@ -158,6 +158,14 @@ def test_what_a_layer_computes_in(values: dict[str, Any], precision: str) -> Non
         (
             [
                 entry(Name="Reformatting CopyNode for Input Tensor 0 to conv1", LayerType="Reformat"),
+                entry(Inputs=[], Outputs=[]),
+            ],
+            "conv1 is quantised in the graph, but TensorRT does not say what its engine layer "
+            "'conv1 + relu1' computes in",
+        ),
+        (
+            [
+                entry(Name="Reformatting CopyNode for Input Tensor 0 to conv1", LayerType="Reformat"),
                 entry(Inputs=[{"Format/Datatype": "Float"}]),
             ],
             "conv1 is quantised in the graph, but its engine layer 'conv1 + relu1' computes in fp32",

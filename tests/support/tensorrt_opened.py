@@ -11,8 +11,8 @@ from edgeemo.inference.bundle import Bundle
 from edgeemo.inference.trt import TensorRt, TrtGraph
 from edgeemo.inference.trt_builder import Built, Settings, build
 from tests.support import cuda_double, tensorrt_double
+from tests.support.real_tensorrt import VERSIONS
 
-VERSIONS = ("10.3.0", "11.4.0.106")
 BINDINGS = ("cuda-python", "pycuda")
 
 

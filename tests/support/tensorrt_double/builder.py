@@ -6,6 +6,8 @@ A message without a source beside it is in the double's own words.
 from __future__ import annotations
 
 import hashlib
+import sys
+from collections.abc import Callable
 from typing import Any
 
 from tests.support.tensorrt_double.layers import engine_layers
@@ -104,13 +106,25 @@ def _tell(monitor: Any, phases: list[tuple[str, str | None, int]]) -> bool:
     going = True
     opened = []
     for name, parent, steps in phases:
-        monitor.phase_start(name, parent, steps)
+        _called(monitor.phase_start, name, parent, steps)
         opened.append((name, steps))
     for name, steps in reversed(opened):
         for step in range(steps):
-            going = going and monitor.step_complete(name, step)
-        monitor.phase_finish(name)
+            going = going and _called(monitor.step_complete, name, step)
+        _called(monitor.phase_finish, name)
     return going
+
+
+def _called(method: Callable[..., Any], *given: Any) -> bool:
+    """What a monitor answers; what it raises is printed, and cancels when a step is complete.
+
+    So PyProgressMonitor in python/src/infer/pyCore.cpp of NVIDIA/TensorRT.
+    """
+    try:
+        return bool(method(*given))
+    except BaseException as error:
+        print(f"[ERROR] Exception caught in {method.__name__}(): {error!r}", file=sys.stderr)
+        return False
 
 
 def _faults(network: Any, config: Any) -> list[str]:
