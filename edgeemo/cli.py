@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 # Everything heavy is imported by the verb that needs it: `edgeemo --help` must answer at once.
 from edgeemo import __version__
-from edgeemo.console import Console
+from edgeemo.console import Console, OutputError
 from edgeemo.errors import CheckFailed, EdgeEmoError
 
 if TYPE_CHECKING:
@@ -38,6 +38,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         SystemExit: The words are not a command (status 2), or ask for help (0).
     """
     console = Console(sys.stdout, sys.stderr)
+    # Standard error is ours: what OpenCV warns of on the way to an error is in the error's words. It reads
+    # this when it is imported.
+    os.environ.setdefault("OPENCV_LOG_LEVEL", "ERROR")
     with console.showing_log():
         try:
             arguments = _parser().parse_args(argv)
@@ -50,10 +53,18 @@ def main(argv: Sequence[str] | None = None) -> int:
             console.message("interrupted")
             return 130
         except BrokenPipeError:
-            # The interpreter flushes standard output once more when it ends, and would complain.
-            with contextlib.suppress(OSError):
-                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            _forget_output()
             return 0
+        except OutputError as error:
+            _forget_output()
+            console.message(str(error))
+            return 2
+
+
+def _forget_output() -> None:
+    """Keep the interpreter, which flushes standard output once more when it ends, from complaining."""
+    with contextlib.suppress(OSError, AttributeError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 # --- verbs: each takes its arguments and the console and returns the exit status
@@ -86,12 +97,13 @@ def _demo(arguments: argparse.Namespace, console: Console) -> int:
 def _evaluate(arguments: argparse.Namespace, console: Console) -> int:
     from edgeemo.evaluate import evaluate
 
-    report = evaluate(
-        arguments.manifest,
-        _load(arguments),
-        face_is_cropped=arguments.face_is_cropped,
-        progress=lambda done, total: console.status(f"{done} of {total}"),
-    )
+    with _load(arguments) as model:
+        report = evaluate(
+            arguments.manifest,
+            model,
+            face_is_cropped=arguments.face_is_cropped,
+            progress=lambda done, total: console.status(f"{done} of {total}"),
+        )
     if arguments.json:
         console.json(report.to_dict())
     else:
@@ -247,17 +259,18 @@ def _watched(arguments: argparse.Namespace, console: Console) -> Iterator[tuple[
     import edgeemo
     from edgeemo.capture.source import open_source
 
-    model = _load(arguments)
-    hop = model.bundle.hop if arguments.hop is None else arguments.hop
-    source = open_source(arguments.source, camera=arguments.camera, microphone=arguments.microphone)
-    total = "" if source.duration is None else f" of {source.duration:.1f}"
+    with contextlib.ExitStack() as opened:
+        model = opened.enter_context(_load(arguments))
+        hop = model.bundle.hop if arguments.hop is None else arguments.hop
+        source = open_source(arguments.source, camera=arguments.camera, microphone=arguments.microphone)
+        opened.enter_context(contextlib.closing(source))
+        total = "" if source.duration is None else f" of {source.duration:.1f}"
 
-    def followed() -> Iterator[Emotion]:
-        for emotion in edgeemo.watch(source, model=model, hop=hop):
-            yield emotion
-            console.status(f"{emotion.time:.1f}{total} s")
+        def followed() -> Iterator[Emotion]:
+            for emotion in edgeemo.watch(source, model=model, hop=hop):
+                yield emotion
+                console.status(f"{emotion.time:.1f}{total} s")
 
-    with contextlib.closing(source):
         yield followed(), hop
 
 

@@ -13,18 +13,24 @@ from collections.abc import Iterator
 from typing import Any, TextIO
 
 
+class OutputError(Exception):
+    """Standard output takes no more: a full disk, or no output at all."""
+
+
 class Console:
     """Two streams that may be one terminal.
 
     Args:
         out: Standard output: what was asked for, and nothing else.
-        err: Standard error: messages, and on a terminal a last line that says how far the work is.
+        err: Standard error: messages, and on a terminal a last line that says how far the work is. Either
+            is None where the process has none.
 
     Attributes:
         colour: Whether results may use ANSI colours: only on a terminal, and not with `NO_COLOR` set.
     """
 
-    def __init__(self, out: TextIO, err: TextIO) -> None:
+    def __init__(self, out: TextIO | None, err: TextIO | None) -> None:
+        err = err if err is not None else io.StringIO()
         for stream in (out, err):
             # The names of files and bundles may hold what the terminal's encoding has no sign for.
             if isinstance(stream, io.TextIOWrapper):
@@ -33,12 +39,24 @@ class Console:
         self._err = err
         self._next_status = 0.0
         self._status_shown = False
-        self.colour = _is_terminal(out) and not os.environ.get("NO_COLOR")
+        self.colour = out is not None and _is_terminal(out) and not os.environ.get("NO_COLOR")
 
     def result(self, line: str) -> None:
-        """Write one line to standard output, at once: its reader may be waiting."""
+        """Write one line to standard output, at once: its reader may be waiting.
+
+        Raises:
+            BrokenPipeError: Its reader has gone.
+            OutputError: It cannot be written.
+        """
         self._clear()
-        print(line, file=self._out, flush=True)
+        if self._out is None:
+            raise OutputError("standard output is closed: there is nowhere to write the answer")
+        try:
+            print(line, file=self._out, flush=True)
+        except BrokenPipeError:
+            raise
+        except OSError as error:
+            raise OutputError(f"standard output cannot be written: {error.strerror}") from error
 
     def json(self, value: Any) -> None:
         """Write one JSON value in one line to standard output; NaN and infinity are a `ValueError`."""

@@ -55,7 +55,7 @@ class Fakes:
 
     def load(self, folder: str | None = None, **options: Any) -> Any:
         self.loaded = {"folder": folder, **options}
-        return SimpleNamespace(bundle=SimpleNamespace(hop=0.1))
+        return contextlib.nullcontext(SimpleNamespace(bundle=SimpleNamespace(hop=0.1)))
 
     def open_source(self, path: str | None = None, **devices: Any) -> Any:
         self.opened = {"path": path, **devices}
@@ -237,6 +237,24 @@ def test_a_reader_that_has_enough(fakes: Fakes, monkeypatch: pytest.MonkeyPatch)
         monkeypatch.setattr(sys, "stdout", closed_pipe)
         assert cli.main(["run", "clip.mp4", "--json"]) == 0
     assert fakes.closed
+
+
+@pytest.mark.parametrize(
+    ("redirected", "status", "said"),
+    [
+        (">/dev/full", 2, "edgeemo: standard output cannot be written: No space left on device\n"),
+        (">&-", 2, "edgeemo: standard output is closed: there is nowhere to write the answer\n"),
+        (">/dev/null 2>&-", 0, ""),
+    ],
+)
+def test_an_output_that_takes_nothing(redirected: str, status: int, said: str) -> None:
+    if not os.path.exists("/dev/full"):
+        pytest.skip("this system has no /dev/full")
+    words = ["sh", "-c", f'"{sys.executable}" -m edgeemo info {redirected}']
+    done = subprocess.run(
+        words, cwd=Path(cli.__file__).parents[1], capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stderr) == (status, said)
 
 
 # --- terminals
