@@ -13,7 +13,7 @@ from edgeemo.errors import InputError
 from edgeemo.inference.accelerated import contest_of, encoding, warn_of_precision
 from edgeemo.inference.bundle import Bundle
 from edgeemo.inference.choice import Choice, decide
-from edgeemo.inference.engines import EngineStore
+from edgeemo.inference.engines import EngineStore, Unwritable
 from edgeemo.inference.onnx_files import OnnxFiles
 from edgeemo.inference.spec import GraphSpec
 from edgeemo.inference.supply import EngineSupply, Supplied, for_graph, most_faces
@@ -88,7 +88,8 @@ class Workbench:
 
     Raises:
         BackendError: TensorRT cannot be opened; the message says exactly why.
-        InputError: nothing can be kept in the store, or a DLA is asked for in another precision than FP16.
+        InputError: nothing can be kept in the store, the device has no such DLA core, or one is asked for in
+            another precision than FP16.
     """
 
     def __init__(
@@ -107,6 +108,7 @@ class Workbench:
         self._precision = precision
         self._progress = progress or (lambda graph, phase, fraction: None)
         self._graph = ""
+        self._unkept: dict[str, int] = {}
         self._library = TensorRt.open()
         self._supply = EngineSupply(
             bundle,
@@ -117,6 +119,7 @@ class Workbench:
             progress=lambda phase, fraction: self._progress(self._graph, phase, fraction),
         )
         try:
+            _check_core(settings, self._library)
             self._check_store()
         except BaseException:
             self._library.close()
@@ -158,8 +161,23 @@ class Workbench:
             self._graph = spec.name
             supplied = self._supply.open(spec, encoding(spec, self._precision))
             with contextlib.closing(supplied.graph):
+                if supplied.stored.path is None:
+                    self._unkept[spec.name] = len(supplied.stored.plan)
                 self._prefer(supplied)
                 yield self._timed(spec, supplied, files)
+
+    def check_kept(self) -> None:
+        """Raise unless every engine was kept.
+
+        Raises:
+            InputError: the message names the engines, the folder, the bytes that they need and why not.
+        """
+        if self._unkept:
+            unkept = self._supply.unkept
+            raise InputError(
+                f"the engines of {', '.join(self._unkept)} were not kept in {self._supply.store.place} "
+                f"({unkept}); they need {sum(self._unkept.values())} bytes: {_remedy(unkept)}"
+            )
 
     def _timed(self, spec: GraphSpec, supplied: Supplied, files: OnnxFiles) -> Engine:
         self._progress(spec.name, "timing it", 1.0)
@@ -193,10 +211,7 @@ class Workbench:
     def _check_store(self) -> None:
         with self._supply.store.locked(self._supply.say_waiting) as unwritable:
             if unwritable:
-                raise InputError(
-                    f"engines cannot be kept: {unwritable}; name a folder that can be written with "
-                    "--cache or EDGEEMO_CACHE"
-                )
+                raise InputError(f"engines cannot be kept: {unwritable}; {_remedy(unwritable)}")
 
 
 def trtexec(
@@ -228,6 +243,22 @@ def trtexec(
             own = for_graph(settings, spec, encoded, most)
             commands[str(major)][name] = line(command(model, spec, own, major))
     return commands
+
+
+def _remedy(unwritable: Unwritable | None) -> str:
+    elsewhere = "name a folder that can be written with --cache or EDGEEMO_CACHE"
+    return f"{unwritable.remedy}, or {elsewhere}" if unwritable and unwritable.remedy else elsewhere
+
+
+def _check_core(settings: Settings, library: TensorRt) -> None:
+    cores = library.dla_cores if settings.dla_core is not None else 0
+    if settings.dla_core is None or settings.dla_core < cores:
+        return
+    device = f"TensorRT {library.version} on {library.cuda.name}"
+    if not cores:
+        raise InputError(f"{device} has no DLA cores: leave --dla out")
+    right = " or ".join(map(str, range(cores)))
+    raise InputError(f"{device} has no DLA core {settings.dla_core}: give --dla {right}")
 
 
 def _check_dla(settings: Settings, precision: str) -> None:

@@ -160,7 +160,7 @@ def _build(arguments: argparse.Namespace, console: Console) -> int:
         bundle,
         precision=arguments.precision,
         settings=settings,
-        store=None if arguments.cache is None else EngineStore(Path(arguments.cache) / "engines"),
+        store=None if arguments.cache is None else EngineStore(arguments.cache / "engines"),
         rebuild=arguments.rebuild,
         progress=lambda graph, phase, fraction: console.status(f"{graph}: {phase}, {fraction:.0%}"),
     )
@@ -176,6 +176,7 @@ def _build(arguments: argparse.Namespace, console: Console) -> int:
                 console.result(str(engine))
         if arguments.json:
             console.json({"bundle": str(bundle.path), **workbench.machine, "engines": engines})
+        workbench.check_kept()
     return 0
 
 
@@ -375,19 +376,28 @@ def _build_options(parser: argparse.ArgumentParser) -> None:
     _bundle_option(parser)
     _precision_option(parser)
     parser.add_argument(
-        "--workspace", type=int, metavar="MB", help="memory that one kernel may take (default: 1024)"
+        "--workspace",
+        type=_whole("whole megabytes", 1, 1 << 20),
+        metavar="MB",
+        help="memory that one kernel may take (default: 1024)",
     )
     parser.add_argument(
         "--optimization-level",
-        type=int,
+        type=_whole("a level", 0, 5),
         metavar="N",
         help="0, built fast, to 5, searched longest (default: 3)",
     )
     parser.add_argument(
-        "--dla", type=int, metavar="CORE", help="run what it can of FP16 graphs on this DLA core"
+        "--dla",
+        type=_whole("the number of a DLA core", 0),
+        metavar="CORE",
+        help="run what it can of FP16 graphs on this DLA core",
     )
     parser.add_argument(
-        "--cache", metavar="DIR", help="keep engines there; start with EDGEEMO_CACHE=DIR to have them used"
+        "--cache",
+        type=_folder,
+        metavar="DIR",
+        help="keep engines there; start with EDGEEMO_CACHE=DIR to have them used",
     )
     parser.add_argument("--rebuild", action="store_true", help="build also what is there")
     parser.add_argument(
@@ -403,6 +413,28 @@ def _backend_option(parser: argparse.ArgumentParser) -> None:
 
 def _device(text: str) -> int | str:
     return int(text) if text.isdecimal() else text
+
+
+def _folder(text: str) -> Path:
+    if not text:
+        raise argparse.ArgumentTypeError(f"{text!r}: give the name of a folder")
+    return Path(text).absolute()
+
+
+def _whole(what: str, least: int, most: int | None = None) -> Callable[[str], int]:
+    """Make the type of an option that takes whole numbers of `what`, from `least` to `most`."""
+    right = f"{what}, {least} or more" if most is None else f"{what}, {least} to {most}"
+
+    def read(text: str) -> int:
+        try:
+            value = int(text)
+        except ValueError:
+            value = least - 1
+        if value < least or (most is not None and value > most):
+            raise argparse.ArgumentTypeError(f"{text!r}: give {right}")
+        return value
+
+    return read
 
 
 def _seconds(text: str) -> float:

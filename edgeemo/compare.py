@@ -107,7 +107,10 @@ def compare(
         CheckFailed: the reference answers what is not finite.
     """
     path, told = Path(source), progress or (lambda _: None)
+    bundle.verify()
+    absence = "" if backend == "onnx" else _absence(insists=backend == "tensorrt")
     skipped: dict[str, str] = {}
+    broken: list[str] = []
     with saying_once():  # the source is read again for every runner
         told(str(_REFERENCE))
         windows, right = _reference(bundle, path, finder)
@@ -115,8 +118,12 @@ def compare(
         for runner in _RUNNERS:
             if runner.engine == "tensorrt" and backend == "onnx":
                 continue
+            why = _unfit(bundle, runner) or (absence if runner.engine == "tensorrt" else "")
+            if why:
+                skipped[str(runner)] = why
+                continue
             told(str(runner))
-            graphs = _open(bundle, runner, skipped, insists=backend == "tensorrt")
+            graphs = _open(bundle, runner, broken)
             if graphs:
                 computed[runner] = _computed(str(runner), Recognizer(bundle, graphs, finder), windows, path)
     pairs = [(runner, _REFERENCE) for runner in computed if runner != _REFERENCE]
@@ -130,7 +137,7 @@ def compare(
         graphs=[part for name in windows for pair in pairs for part in _differences(name, computed, *pair)],
         answers=[part for pair in pairs for part in _end(path, computed, *pair)],
         skipped=skipped,
-        broken=[made.broken for made in computed.values() if made.broken],
+        broken=[*broken, *(made.broken for made in computed.values() if made.broken)],
     )
 
 
@@ -210,32 +217,41 @@ def _kind(encoding: str, other: str) -> str:
 # --- runners
 
 
-def _open(
-    bundle: Bundle, runner: _Runner, skipped: dict[str, str], *, insists: bool
-) -> dict[str, Graph] | None:
-    """The graphs of one runner; None where it cannot be opened, with the reason in `skipped`.
+def _absence(*, insists: bool) -> str:
+    """Why TensorRT cannot be opened, empty where it can; opened, it is to run what is compared.
 
     Args:
-        bundle: the bundle.
-        runner: which.
-        skipped: takes the reason.
-        insists: raise where TensorRT cannot be opened.
+        insists: raise where it cannot.
     """
+    from edgeemo.inference.accelerated import refusal
+    from edgeemo.inference.trt_library import TensorRt
+
+    try:
+        TensorRt.open().close()
+    except BackendError as error:
+        if insists:
+            raise refusal(error) from error
+        return str(error)
+    return ""
+
+
+def _unfit(bundle: Bundle, runner: _Runner) -> str:
+    """Why a runner is not to run this bundle on this processor, empty where it is."""
     if not any(runner.encoding in spec.files for spec in bundle.graphs.values()):
-        skipped[str(runner)] = f"the bundle {bundle.name} has no {runner.encoding} graphs"
-    elif runner.encoding == "int8-cpu" and saturates():
-        skipped[str(runner)] = (
-            "INT8 products saturate on this processor (x86 without VNNI): FP32 runs instead"
-        )
-    elif runner.engine == "onnx":
+        return f"the bundle {bundle.name} has no {runner.encoding} graphs"
+    if runner.encoding == "int8-cpu" and saturates():
+        return "INT8 products saturate on this processor (x86 without VNNI): FP32 runs instead"
+    return ""
+
+
+def _open(bundle: Bundle, runner: _Runner, broken: list[str]) -> dict[str, Graph] | None:
+    """The graphs of one runner; None where TensorRT cannot open them, which `broken` takes."""
+    if runner.engine == "onnx":
         return _open_onnx(bundle, runner.encoding)
-    else:
-        try:
-            return open_graphs(bundle, "tensorrt", runner.encoding)
-        except BackendError as error:
-            if insists:
-                raise
-            skipped[str(runner)] = str(error)
+    try:
+        return open_graphs(bundle, "tensorrt", runner.encoding)
+    except BackendError as error:
+        broken.append(f"{runner}: {error}")
     return None
 
 

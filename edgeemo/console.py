@@ -85,15 +85,32 @@ class Console:
 
     @contextlib.contextmanager
     def showing_log(self) -> Iterator[None]:
-        """Show what the library logs, warnings and worse, and take the status line away in the end."""
-        handler = _Handler(self)
-        logger = logging.getLogger("edgeemo")
-        logger.addHandler(handler)
+        """Show what the library logs: warnings and worse as messages, how far a build is as the status.
+
+        The status line is taken away in the end.
+        """
+        handlers = {"edgeemo": _Handler(self), "edgeemo.progress": _Status(self)}
+        progress = logging.getLogger("edgeemo.progress")
+        level = progress.level
+        progress.setLevel(logging.INFO)
+        for name, handler in handlers.items():
+            logging.getLogger(name).addHandler(handler)
         try:
             yield
         finally:
-            logger.removeHandler(handler)
+            for name, handler in handlers.items():
+                logging.getLogger(name).removeHandler(handler)
+            progress.setLevel(level)
             self._clear()
+
+
+class _Status(logging.Handler):
+    def __init__(self, console: Console) -> None:
+        super().__init__(logging.INFO)
+        self._console = console
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._console.status(record.getMessage())
 
 
 class _Handler(logging.Handler):

@@ -7,7 +7,7 @@ import os
 import platform
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, closing
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any, Literal
 from edgeemo.errors import BackendError, EdgeEmoError
 
 if TYPE_CHECKING:
-    from edgeemo.inference.engines import EngineKey, EngineStore
+    from edgeemo.inference.choice import Contest
+    from edgeemo.inference.engines import EngineStore, Unwritable
     from edgeemo.inference.trt_library import TensorRt
 
 NOT_YET_RUN = "TensorRT: not yet run on a device"
@@ -149,16 +150,19 @@ def _tensorrt() -> Finding:
     machine = survey()
     otherwise = f"ONNX Runtime on the processor ({NOT_YET_RUN})"
     if machine.driver is None and machine.jetson is None:
-        return "ok", f"no NVIDIA driver here: {otherwise}", ""
+        return "ok", f"no NVIDIA driver here; {otherwise}", ""
     obstacle = machine.obstacle()
     if obstacle is not None:
-        return "warn", f"{obstacle.what}: {otherwise}", obstacle.advice
+        return "warn", f"{obstacle.what}; {otherwise}", obstacle.advice
+    from edgeemo.inference.cuda import CudaError, CudaUnusable
     from edgeemo.inference.trt_library import TensorRt
 
     try:
         library = TensorRt.open()
+    except (CudaError, CudaUnusable) as error:
+        return "warn", f"{error.what}; {otherwise}", machine.advise(error.what, error.remedy)
     except BackendError as error:
-        return "warn", f"{error}: {otherwise}", machine.advise(str(error))
+        return "warn", f"{error}; {otherwise}", machine.advise(str(error))
     with closing(library):
         cuda = library.cuda
         major, minor = cuda.capability
@@ -173,61 +177,96 @@ def _engines() -> Finding:
 
     if survey().obstacle() is not None:
         return "ok", "'auto' takes ONNX Runtime for every graph", ""
+    from edgeemo.inference.engines import EngineStore
     from edgeemo.inference.trt_library import TensorRt
 
     try:
         library = TensorRt.open()
     except BackendError:  # the line of TensorRT says why
         return "ok", "'auto' takes ONNX Runtime for every graph", ""
+    store = EngineStore.default()
     with closing(library):
         try:
-            told, missing = _choices(library)
+            return _summary(_known(library, store), store.unwritable(), _build_advice(library))
         except BackendError as error:
             return "warn", str(error), "edgeemo build"
-        advice = _build_advice(library) if missing else ""
-    return "warn" if missing else "ok", f"'auto' takes {'; '.join(told)}", advice
 
 
-def _choices(library: TensorRt) -> tuple[list[str], bool]:
-    """What 'auto' takes for each graph of the default bundle, and whether one has to be built for that."""
+@dataclass(frozen=True, slots=True)
+class _Known:
+    """What is known of one graph.
+
+    Attributes:
+        graph: Its name.
+        taken: What 'auto' takes for it, and why; empty where that is not measured yet.
+        settled: Whether no build would change that.
+        wrong: What is wrong with its engine; empty where nothing is, or it was never built.
+    """
+
+    graph: str
+    taken: str = ""
+    settled: bool = False
+    wrong: str = ""
+
+
+def _known(library: TensorRt, store: EngineStore) -> list[_Known]:
+    """What is known of each graph of the default bundle."""
     from edgeemo.inference.accelerated import contest_of, encoding
     from edgeemo.inference.bundle import Bundle
-    from edgeemo.inference.choice import recall
-    from edgeemo.inference.engines import EngineStore, Missing
     from edgeemo.inference.onnx_files import OnnxFiles
     from edgeemo.inference.supply import EngineSupply
     from edgeemo.recognition.recognizer import DEFAULT_BUNDLE
 
     bundle = Bundle.read(DEFAULT_BUNDLE)
     files = OnnxFiles.choose(bundle, "int8", threads=1)
-    supply = EngineSupply(bundle, library, EngineStore.default())
-    told, missing = [], False
-    with ExitStack() as opened:
-        for name, spec in bundle.graphs.items():
-            onnx = opened.enter_context(closing(files.open(spec)))
+    supply = EngineSupply(bundle, library, store)
+    known = []
+    for spec in bundle.graphs.values():
+        with closing(files.open(spec)) as onnx:
             contest = contest_of(supply, spec, encoding(spec, "int8"), onnx, threads=1)
-            found, choice = supply.store.find(contest.key), recall(supply.store, contest)
-            if choice is not None and (choice.winner == "onnx" or not isinstance(found, Missing)):
-                faster = "TensorRT" if choice.winner == "tensorrt" else "ONNX Runtime"
-                measured = f"TensorRT {choice.tensorrt:.2f} ms, ONNX Runtime {choice.onnx:.2f} ms"
-                told.append(f"{faster} for {name} ({measured})")
-                continue
-            missing = True
-            told.append(_undecided(supply.store, contest.key))
-    return told, missing
+            known.append(_look_up(store, contest))
+    return known
 
 
-def _undecided(store: EngineStore, key: EngineKey) -> str:
-    """Why it is not known for a graph which engine is faster, or why TensorRT could not be."""
+def _look_up(store: EngineStore, contest: Contest) -> _Known:
+    from edgeemo.inference.choice import recall
     from edgeemo.inference.engines import Missing
 
-    found, failure = store.find(key), store.failure(key)
-    if not isinstance(found, Missing):
-        return f"for {key.graph} what is faster: the engine of {key.graph} was not timed yet"
+    name = contest.key.graph
+    found, choice = store.find(contest.key), recall(store, contest)
+    wrong = found.reason if isinstance(found, Missing) else ""
+    if choice is not None and (choice.winner == "onnx" or not isinstance(found, Missing)):
+        faster = "TensorRT" if choice.winner == "tensorrt" else "ONNX Runtime"
+        measured = f"TensorRT {choice.tensorrt:.2f} ms, ONNX Runtime {choice.onnx:.2f} ms"
+        return _Known(name, f"{faster} for {name} ({measured})", settled=True)
+    failure = store.failure(contest.key) if isinstance(found, Missing) else ""
     if failure:
-        return f"ONNX Runtime for {key.graph} (the last build of its engine failed: {failure})"
-    why = found.reason or f"the engine of {key.graph} is not built yet"
-    return f"for {key.graph} what is faster: {why}"
+        return _Known(name, f"ONNX Runtime for {name} (the last build of its engine failed: {failure})")
+    return _Known(name, wrong=wrong)
+
+
+def _summary(known: list[_Known], unwritable: Unwritable | None, build: str) -> Finding:
+    """One line for all graphs; `build` is the advice where building helps."""
+    taken = [graph.taken for graph in known if graph.taken]
+    unknown = [graph.graph for graph in known if not graph.taken]
+    told = []
+    if taken:
+        told.append(f"'auto' takes {'; '.join(taken)}")
+    if unknown:
+        told.append(f"not measured yet for {', '.join(unknown)}")
+    for graph in known:  # what is wrong with the folder is said once, below
+        if graph.wrong and not (unwritable and unwritable.reason in graph.wrong):
+            told.append(graph.wrong)
+    if all(graph.settled for graph in known):
+        return "ok", "; ".join(told), ""
+    if unwritable is None:
+        return "warn", "; ".join(told), build
+    told.append(f"engines cannot be kept ({unwritable})")
+    return (
+        "warn",
+        "; ".join(told),
+        unwritable.remedy or "name a folder that can be written with EDGEEMO_CACHE",
+    )
 
 
 def _build_advice(library: TensorRt) -> str:

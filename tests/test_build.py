@@ -20,6 +20,7 @@ from edgeemo.errors import InputError
 from edgeemo.inference import choice
 from edgeemo.inference.bundle import Bundle
 from edgeemo.inference.choice import Choice
+from edgeemo.inference.engines import LOCK
 from edgeemo.inference.trt_builder import Settings
 from tests.support import cuda_double, tensorrt_double
 from tests.support.real_tensorrt import VERSIONS
@@ -250,15 +251,40 @@ def test_a_dla_takes_what_it_can(robot: Robot, default_bundle: Path, capsys: Cap
     ("words", "says"),
     [
         (("--dla", "0"), "precision is 'int8', and a DLA runs FP16 graphs alone; it must be 'fp16'"),
-        (("--dla", "0", "--precision", "fp16"), "graph 'voice': dla_core is 0; "),
-        (("--dla", "-1", "--precision", "fp16"), "dla_core is -1; it must be a whole number of at least 0"),
-        (("--optimization-level", "6"), "optimization_level is 6; it must be a whole number from 0 to 5"),
-        (("--workspace", "0"), "workspace is 0; it must be a whole number of at least 1048576"),
+        (("--dla", "0", "--precision", "fp16"), "on Emulated GPU has no DLA cores: leave --dla out"),
     ],
 )
 def test_wrong_settings(words: tuple[str, ...], says: str, robot: Robot, capsys: Capture) -> None:
     assert robot.build(*words) == 2
     assert says in capsys.readouterr().err
+    assert robot.knobs.builds == 0
+
+
+def test_a_dla_core_that_there_is_not(robot: Robot, capsys: Capture) -> None:
+    robot.knobs.num_DLA_cores = 2
+    assert robot.build("--dla", "7", "--precision", "fp16") == 2
+    out, err = capsys.readouterr()
+    assert "has no DLA core 7: give --dla 0 or 1\n" in err and out == ""
+    assert robot.knobs.builds == 0
+
+
+@pytest.mark.parametrize(
+    ("option", "given", "right"),
+    [
+        ("--workspace", ("0", "1.5", "", "1048577", f"1{'0' * 30}"), "whole megabytes, 1 to 1048576"),
+        ("--optimization-level", ("-1", "6", "fast"), "a level, 0 to 5"),
+        ("--dla", ("-1", "all"), "the number of a DLA core, 0 or more"),
+        ("--cache", ("",), "the name of a folder"),
+    ],
+)
+def test_options_that_are_none_are_explained(
+    option: str, given: tuple[str, ...], right: str, capsys: Capture
+) -> None:
+    for text in given:
+        with pytest.raises(SystemExit) as exit_:
+            cli.main(["build", f"{option}={text}"])
+        assert exit_.value.code == 2
+        assert f"argument {option}: {text!r}: give {right}\n" in capsys.readouterr().err
 
 
 # --- where engines are kept
@@ -272,6 +298,15 @@ def test_another_cache(robot: Robot, tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert robot.knobs.builds == len(GRAPHS)
 
 
+def test_a_relative_cache_is_told_in_full(
+    robot: Robot, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert robot.build("--cache", "shipped", "--json") == 0
+    paths = [Path(engine["path"]).parent for engine in json.loads(capsys.readouterr().out)["engines"]]
+    assert paths == [tmp_path / "shipped" / "engines"] * len(GRAPHS)
+
+
 def test_a_cache_that_cannot_be_written_is_an_error(robot: Robot, tmp_path: Path, capsys: Capture) -> None:
     (tmp_path / "file").touch()
     assert robot.build("--cache", str(tmp_path / "file")) == 2
@@ -281,19 +316,40 @@ def test_a_cache_that_cannot_be_written_is_an_error(robot: Robot, tmp_path: Path
     assert robot.knobs.builds == 0
 
 
-def test_an_engine_that_could_not_be_kept_has_no_path(
+def test_engines_that_could_not_be_kept_are_an_error_in_the_end(
     robot: Robot, capsys: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(handle: int) -> None:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full)
-    assert robot.build("--json") == 0
+    assert robot.build("--json") == 2
     out, err = capsys.readouterr()
-    assert [engine["path"] for engine in json.loads(out)["engines"]] == [None] * len(GRAPHS)
-    assert "engines cannot be kept (No space left on device)" in err
-    assert robot.build() == 0
+    told = json.loads(out)["engines"]
+    assert [engine["path"] for engine in told] == [None] * len(GRAPHS)
+    size = sum(engine["size"] for engine in told)
+    assert err == (
+        f"edgeemo: the engines of face, voice, fusion were not kept in {robot.engines} (No space left on "
+        f"device); they need {size} bytes: make room there, or name a folder that can be written with "
+        "--cache or EDGEEMO_CACHE\n"
+    )
+    assert robot.build() == 2
     assert capsys.readouterr().out.count("strong typing: not kept") == len(GRAPHS)
+    assert os.listdir(robot.engines) == [LOCK]
+
+
+def test_one_engine_that_could_not_be_kept(robot: Robot, capsys: Capture) -> None:
+    assert robot.build() == 0
+    (engine,) = robot.engines.glob("tiny-voice-*.engine")
+    engine.unlink()
+    engine.mkdir()
+    capsys.readouterr()
+    assert robot.build() == 2
+    assert (
+        f"the engines of voice were not kept in {robot.engines} (Is a directory: {engine}); they need "
+        in (capsys.readouterr().err)
+    )
+    assert not list(robot.engines.glob("tiny-voice-*.choice.json"))
 
 
 # --- where it does not work
@@ -320,6 +376,7 @@ def test_without_a_device_the_reason_is_told(bundle: Path, capsys: Capture) -> N
     [
         ("refuse_build", "Error Code 10: no implementation", "no implementation"),
         ("refuse_plan", True, "refuses the engine"),
+        ("refuse_plan", True, "; it was built here and now, so that another build will not help\n"),
         ("out_of_memory", "build", "out of memory"),
         ("out_of_memory", "context", "memory"),
     ],

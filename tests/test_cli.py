@@ -293,6 +293,25 @@ def test_progress_is_shown_on_a_terminal_and_taken_back(
     assert err.getvalue() == "0.1 of 0.3 s\r\x1b[2K"
 
 
+@pytest.mark.parametrize(
+    ("terminal", "shown"), [(True, "engine of face: 10 % built (Tactics)\r\x1b[2K"), (False, "")]
+)
+def test_a_build_on_the_way_is_shown_on_a_terminal(
+    terminal: bool, shown: str, fakes: Fakes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def load(*given: Any, **options: Any) -> Any:
+        logging.getLogger("edgeemo.progress").info("engine of %s: %d %% built (%s)", "face", 10, "Tactics")
+        raise BackendError("enough")
+
+    err = Terminal() if terminal else io.StringIO()
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setattr(sys, "stderr", err)
+    monkeypatch.setitem(vars(edgeemo), "load", load)
+    assert cli.main(["run", "clip.mp4"]) == 2
+    assert err.getvalue() == f"{shown}edgeemo: enough\n"
+    assert logging.getLogger("edgeemo.progress").level == logging.NOTSET  # as a program had it
+
+
 def test_names_that_the_terminal_cannot_show(bundle: Path, tmp_path: Path) -> None:
     copy = shutil.copytree(bundle, tmp_path / "Gefühl")
     manifest = json.loads((copy / "manifest.json").read_text())

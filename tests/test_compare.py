@@ -21,6 +21,7 @@ from edgeemo.compare import compare
 from edgeemo.errors import BackendError, BundleError, CheckFailed, EdgeEmoError, InputError, SourceError
 from edgeemo.inference.bundle import Bundle, describe_files
 from edgeemo.inference.ort import OrtGraph
+from edgeemo.inference.trt_library import TensorRt
 from tests.capture.media import cut, write_clip
 from tests.recognition.fakes import GEOMETRY, FakeFinder
 from tests.support import cuda_double, tensorrt_double
@@ -104,6 +105,7 @@ class Engines:
 @pytest.fixture
 def engines(monkeypatch: pytest.MonkeyPatch) -> Engines:
     engines = Engines()
+    monkeypatch.setattr(comparing, "_absence", lambda *, insists: "")
     monkeypatch.setattr(comparing, "open_graphs", engines)
     return engines
 
@@ -154,9 +156,9 @@ def test_an_engine_is_held_to_fp32_and_in_int8_to_the_same_file(
     assert len(engines.opened) == 9 and all(engine.closed for engine in engines.opened)
 
 
-@pytest.mark.parametrize("version", ["10.3.0", "11.4.0.106"])
-def test_tensorrt_agrees(
-    folder: Path, clip: Path, version: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("version", "backend"), [("10.3.0", "auto"), ("11.4.0.106", "tensorrt")])
+def test_tensorrt_agrees_or_fails_or_is_absent(
+    folder: Path, clip: Path, version: str, backend: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("EDGEEMO_CACHE", str(tmp_path / "cache"))
     with (
@@ -170,10 +172,20 @@ def test_tensorrt_agrees(
         assert parts["voice", "tensorrt int8", "onnx int8"] == pytest.approx(1.0)
         assert len([end for end in found.answers if end.runner.startswith("tensorrt ")]) == 4
         monkeypatch.setenv("EDGEEMO_CACHE", str(tmp_path / "empty"))
-        tensorrt._double.refuse_build = "Could not find any implementation for node"
-        skipped = run(folder, clip).skipped
-        assert set(skipped) == {"tensorrt fp32", "tensorrt fp16", "tensorrt int8"}
-        assert all("Could not find any implementation for node" in why for why in skipped.values())
+        for knob, value, why in (
+            ("refuse_build", "Could not find any implementation for node", "any implementation for node"),
+            ("out_of_memory", "context", "memory"),
+        ):
+            before = getattr(tensorrt._double, knob)
+            setattr(tensorrt._double, knob, value)
+            found = run(folder, clip, backend=backend)
+            setattr(tensorrt._double, knob, before)
+            assert found.skipped == {}
+            named = [failure.partition(": graph 'face'")[0] for failure in found.failures]
+            assert named == ["tensorrt fp32", "tensorrt fp16", "tensorrt int8"]
+            assert all(why in failure.lower() for failure in found.failures)
+            with pytest.raises(CheckFailed, match="tensorrt fp32: graph 'face'"):
+                found.check()
     with cuda_double.installed("cuda-python", driver=False), tensorrt_double.installed(version, device):
         skipped = run(folder, clip).skipped
     assert set(skipped) == {"tensorrt fp32", "tensorrt fp16", "tensorrt int8"}
@@ -302,20 +314,27 @@ def test_a_runner_that_fails_is_told_beside_the_others(
 # --- what cannot be compared
 
 
-def absent(*_: Any) -> Any:
-    raise BackendError("TensorRT cannot be imported; it comes with JetPack")
+@pytest.fixture
+def absent(monkeypatch: pytest.MonkeyPatch) -> None:
+    """TensorRT cannot be opened."""
+
+    def refuse() -> Any:
+        raise BackendError("TensorRT cannot be imported; it comes with JetPack")
+
+    monkeypatch.setattr(TensorRt, "open", refuse)
 
 
-def test_an_engine_that_is_not_there(folder: Path, clip: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(comparing, "open_graphs", absent)
+def test_an_engine_that_is_not_there(folder: Path, clip: Path, absent: None) -> None:
     found = run(folder, clip)
     why = "TensorRT cannot be imported; it comes with JetPack"
     assert found.skipped == {f"tensorrt {name}": why for name in ("fp32", "fp16", "int8")}
     assert f"tensorrt fp32, tensorrt fp16, tensorrt int8: not compared, {why}" in str(found).splitlines()
     found.check()
     assert run(folder, clip, backend="onnx").skipped == {}
+    told: list[str] = []
     with pytest.raises(BackendError, match="it comes with JetPack"):
-        run(folder, clip, backend="tensorrt")
+        run(folder, clip, backend="tensorrt", progress=told.append)
+    assert told == []  # before anything else is run
 
 
 def test_a_precision_that_the_bundle_has_not(tmp_path: Path, clip: Path, engines: Engines) -> None:
@@ -364,8 +383,10 @@ def test_a_bundle_that_is_damaged(folder: Path, clip: Path) -> None:
     content = bytearray((folder / "voice.int8.onnx").read_bytes())
     content[-1] ^= 1
     (folder / "voice.int8.onnx").write_bytes(content)
+    told: list[str] = []
     with pytest.raises(BundleError, match=r"voice\.int8\.onnx has the sha256"):
-        run(folder, clip)
+        run(folder, clip, progress=told.append)
+    assert told == []
 
 
 def test_a_source_that_changes_meanwhile(
@@ -569,10 +590,12 @@ def test_the_command_with_wrong_input(
 
 
 def test_the_command_insists_on_tensorrt(
-    heard: tuple[Path, Path], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    heard: tuple[Path, Path], capsys: pytest.CaptureFixture[str], absent: None
 ) -> None:
-    monkeypatch.setattr(comparing, "open_graphs", absent)
     folder, sound = heard
     words = ["compare", "--bundle", str(folder), "--source", str(sound), "--backend", "tensorrt"]
     assert cli.main(words) == 2
-    assert capsys.readouterr().err == "edgeemo: TensorRT cannot be imported; it comes with JetPack\n"
+    assert capsys.readouterr().err == (
+        "edgeemo: backend 'tensorrt' cannot be opened: TensorRT cannot be imported; it comes with JetPack; "
+        "or use 'onnx' or 'auto'\n"
+    )

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
@@ -16,7 +17,7 @@ from edgeemo.inference import readiness
 from edgeemo.inference.bundle import Bundle
 from edgeemo.inference.choice import Choice
 from edgeemo.inference.jetson import Jetson
-from edgeemo.inference.readiness import Machine
+from edgeemo.inference.readiness import BINDINGS, Machine
 
 ORIN = Jetson("Orin board", "36.4.3", {"python3-libnvinfer": "10.3.0.30-1+cuda12.5"}, "25W (1)")
 READY = Machine(ORIN, (12, 6), Path("/usr/lib/python3/dist-packages/tensorrt"), bindings=True, python=(3, 10))
@@ -35,7 +36,7 @@ def test_a_machine_without_a_driver_is_no_reason_to_warn(machine: list[Machine])
     machine[0] = NOTHING
     state, detail, advice = doctor.CHECKS["tensorrt"]()
     assert (state, advice) == ("ok", "")
-    assert detail.startswith("no NVIDIA driver here: ONNX Runtime on the processor")
+    assert detail.startswith("no NVIDIA driver here; ONNX Runtime on the processor")
     assert doctor.NOT_YET_RUN in detail
     assert doctor.CHECKS["engines"]() == ("ok", "'auto' takes ONNX Runtime for every graph", "")
 
@@ -68,6 +69,31 @@ def test_a_tensorrt_that_does_not_open(machine: list[Machine], monkeypatch: pyte
     assert (state, advice) == ("warn", READY.advise("libnvdla"))
     assert detail.startswith("TensorRT's libraries cannot be loaded: libnvdla_compiler.so")
     assert doctor.CHECKS["engines"]() == ("ok", "'auto' takes ONNX Runtime for every graph", "")
+
+
+@pytest.mark.parametrize(
+    ("binding", "driver", "said", "advised"),
+    [
+        ("cuda-python", True, "cuInit failed: CUDA_ERROR_NO_DEVICE (", "CUDA_VISIBLE_DEVICES hides it; in a"),
+        ("cuda-python", False, "does not find the NVIDIA driver's libcuda.so.1 (", "install NVIDIA's driver"),
+        ("pycuda", False, "does not find the NVIDIA driver's libcuda.so.1 (", "install NVIDIA's driver"),
+        (None, True, "no CUDA binding for Python is installed", f"pip install '{BINDINGS[12]}' for CUDA 12"),
+    ],
+)
+def test_what_helps_is_said_once_and_as_the_advice(
+    binding: str | None, driver: bool, said: str, advised: str, machine: list[Machine]
+) -> None:
+    from tests.support import cuda_double, tensorrt_double
+
+    with (
+        cuda_double.installed(binding, driver=driver) as device,
+        tensorrt_double.installed("10.3.0", device),
+    ):
+        device.fail("cuInit", "CUDA_ERROR_NO_DEVICE", times=None)
+        state, detail, advice = doctor.CHECKS["tensorrt"]()
+    assert state == "warn" and said in detail and advised in advice
+    assert advice not in detail and advised not in detail
+    assert detail.endswith(f"; ONNX Runtime on the processor ({doctor.NOT_YET_RUN})")
 
 
 @pytest.mark.parametrize(
@@ -152,9 +178,47 @@ def test_engines_that_are_not_built_are_not_built_now(
     monkeypatch.setattr("edgeemo.inference.jetson.free_memory", lambda: 2**33)
     state, detail, advice = doctor.CHECKS["engines"]()
     assert (state, advice) == ("warn", "edgeemo build")
-    for name in ("face", "voice", "fusion"):
-        assert f"the engine of {name} is not built yet" in detail
-    assert not list(tmp_path.rglob("*.engine"))
+    assert detail == "not measured yet for face, voice, fusion"
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("place", ["a file", "others may write", "another user's"])
+def test_where_nothing_can_be_kept_a_build_is_no_advice(
+    place: str, orin: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engines = tmp_path / "cache" / "engines"
+    if place == "a file":
+        (tmp_path / "cache").touch()
+        wrong, mends = f"Not a directory: {engines}", "name a folder that can be written with EDGEEMO_CACHE"
+    elif place == "others may write":
+        engines.mkdir(parents=True)
+        engines.chmod(0o775)
+        wrong = f"others may write to {engines}, and an engine is code"
+        mends = f"'chmod go-w {engines}' says that they may not"
+    else:
+        engines.mkdir(parents=True)
+        user = engines.stat().st_uid
+        monkeypatch.setattr(os, "geteuid", lambda: user + 1000)
+        monkeypatch.setattr("edgeemo.inference.engines._ROOT", user + 1)
+        wrong = f"{engines} belongs to user {user}, and an engine is code"
+        mends = f"'sudo chown -R {user + 1000} {engines}' gives it to this user"
+    state, detail, advice = doctor.CHECKS["engines"]()
+    assert state == "warn" and advice == mends
+    assert detail == f"not measured yet for face, voice, fusion; engines cannot be kept ({wrong})"
+
+
+def test_a_ready_made_folder_needs_no_writing(
+    orin: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    build_engines(orin, monkeypatch, Choice(tensorrt=0.5, onnx=2.0))
+    monkeypatch.setattr(os, "access", lambda *given: False)
+    state, detail, advice = doctor.CHECKS["engines"]()
+    assert (state, advice) == ("ok", "") and "cannot be kept" not in detail
+    for engine in tmp_path.rglob("*-voice-*.engine"):
+        engine.unlink()
+    state, detail, advice = doctor.CHECKS["engines"]()
+    assert state == "warn" and advice == "name a folder that can be written with EDGEEMO_CACHE"
+    assert "not measured yet for voice; the engine of voice is damaged: its file is missing" in detail
 
 
 @pytest.mark.parametrize(("free", "warns"), [(2**29, True), (2**31, False), (None, False)])

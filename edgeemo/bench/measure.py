@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from numpy.typing import NDArray
 
 from edgeemo.capture.source import Frame, open_source
-from edgeemo.errors import InputError
+from edgeemo.errors import BackendError, InputError
 from edgeemo.logs import saying_once
 from edgeemo.recognition.recognizer import Recognizer
 from edgeemo.recognition.stream import Stream
@@ -38,11 +38,13 @@ class Samples:
         stages: seconds by stage, an entry for each hop in which it ran: 'detect', the graphs, 'step' for a
             hop with detection and 'step_tracked' for one without. A step is all that edgeemo does for a hop:
             taking its pictures and its sound, and answering it; decoding a file is not in it.
+        seconds: how long that took, with the time for reading the source.
         overhead: of each hop with detection, (step - detect - graphs) / (step - detect).
         overhead_tracked: of each hop without, (step - graphs) / step.
     """
 
     stages: dict[str, list[float]] = field(default_factory=dict)
+    seconds: float = 0.0
     overhead: list[float] = field(default_factory=list)
     overhead_tracked: list[float] = field(default_factory=list)
 
@@ -93,9 +95,9 @@ def measure(
         progress: called after every hop with the seconds since the warm-up.
 
     Raises:
-        InputError: no hop can be made of the source, or it holds nothing that the model reads.
+        InputError: no hop can be made of the source, or it holds nothing that the model reads: no graph ran.
         SourceError: the source cannot be read.
-        BackendError: an engine failed.
+        BackendError: an engine failed, also where another one took over: its times are not mixed with theirs.
     """
     watches = {name: _Watch() for name in ("detect", *model.graphs)}
     graphs = {name: _TimedGraph(graph, watches[name]) for name, graph in model.graphs.items()}
@@ -115,8 +117,14 @@ def measure(
                 if progress is not None:
                     progress(passed)
             if passed >= seconds and samples.steps >= LEAST:
-                return samples
-    raise AssertionError("a source is played without end")
+                samples.seconds = passed
+                break
+    if not any(name in samples.stages for name in graphs):
+        raise InputError(
+            f"{source}: no graph ran on it, as it has neither a face nor a voice; name a source with one to "
+            "measure"
+        )
+    return samples
 
 
 def _steps(model: Recognizer, path: Path) -> Iterator[float | None]:
@@ -201,6 +209,11 @@ class _TimedGraph:
         begin = time.perf_counter()
         outputs = self._graph.run(feeds)
         self._watch.add(time.perf_counter() - begin)
+        if self._graph.engine != self.engine:
+            raise BackendError(
+                f"graph {self.spec.name!r} went over from {self.engine} to {self._graph.engine} while it was "
+                "measured; measure one of them, with backend 'tensorrt' or 'onnx'"
+            )
         return outputs
 
     def close(self) -> None:

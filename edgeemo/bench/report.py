@@ -33,7 +33,7 @@ class Report:
     Attributes:
         bundle: name of the bundle.
         source: what was played.
-        seconds: how long.
+        seconds: how long that took.
         steps: hops that were measured.
         stages: milliseconds by stage and percentile ('p50', 'p90', 'p95', 'p99'), with 'n', how often it ran.
         overhead: median over the hops with detection of what is neither detection nor a graph, as a share of
@@ -68,11 +68,14 @@ class Report:
         return asdict(self)
 
     def __str__(self) -> str:
-        lines = [f"{self.bundle}: {self.steps} steps in {self.seconds:g} s of {self.source}"]
+        lines = [f"{self.bundle}: {self.steps} steps in {self.seconds:.3g} s of {self.source}"]
         lines.append(f"{'ms':<14}" + "".join(f"{f'p{part}':>9}" for part in PERCENTILES) + f"{'n':>8}")
         for name, figures in self.stages.items():
             cells = "".join(f"{figures[f'p{part}']:>9.3f}" for part in PERCENTILES)
             lines.append(f"{name:<14}{cells}{figures['n']:>8.0f}")
+        idle = [name for name in self.graphs if name not in self.stages]
+        if idle:
+            lines.append(f"{', '.join(idle)}: not measured, {self.source} has nothing for it")
         for name, share in (("overhead", self.overhead), ("overhead_tracked", self.overhead_tracked)):
             if share is not None:
                 lines.append(f"{name:<17} {share:.1%}")
@@ -118,7 +121,6 @@ def bench(
         model,
         samples,
         source=str(source),
-        seconds=seconds,
         backend=backend,
         precision=precision,
         threads=threads,
@@ -130,7 +132,6 @@ def _report(
     samples: Samples,
     *,
     source: str,
-    seconds: float,
     backend: str,
     precision: str,
     threads: int,
@@ -139,7 +140,7 @@ def _report(
     return Report(
         bundle=model.bundle.name,
         source=source,
-        seconds=seconds,
+        seconds=round(samples.seconds, 3),
         steps=samples.steps,
         stages={name: _figures(samples.stages[name]) for name in STAGES if name in samples.stages},
         overhead=_median(samples.overhead),

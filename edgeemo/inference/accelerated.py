@@ -36,9 +36,7 @@ def open_tensorrt(bundle: Bundle, precision: str) -> dict[str, Graph]:
     try:
         library = TensorRt.open()
     except BackendError as error:
-        raise BackendError(
-            f"backend 'tensorrt' cannot be opened: {error}; or use 'onnx' or 'auto'"
-        ) from error
+        raise refusal(error) from error
     supply = EngineSupply(bundle, library, EngineStore.default())
     graphs: dict[str, Graph] = {}
     with _closed_on_error(library, graphs):
@@ -47,6 +45,15 @@ def open_tensorrt(bundle: Bundle, precision: str) -> dict[str, Graph]:
         for name, spec in bundle.graphs.items():
             graphs[name] = sharing.add(supply.open(spec, encoding(spec, precision)).graph)
     return graphs
+
+
+def refusal(error: BackendError) -> BackendError:
+    """What is said to those who insist on TensorRT where it cannot be opened.
+
+    Args:
+        error: why.
+    """
+    return BackendError(f"backend 'tensorrt' cannot be opened: {error}; or use 'onnx' or 'auto'")
 
 
 def open_faster(bundle: Bundle, precision: str, threads: int) -> dict[str, Graph]:

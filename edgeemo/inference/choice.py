@@ -15,7 +15,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeemo.inference.engines import EngineKey, EngineStore
+from edgeemo.inference.engines import EngineKey, EngineStore, Stored
 from edgeemo.inference.graph import Graph
 from edgeemo.inference.spec import GraphSpec
 
@@ -98,7 +98,7 @@ def record(store: EngineStore, contest: Contest, choice: Choice) -> None:
 def decide(
     store: EngineStore, contest: Contest, tensorrt: Graph, onnx: Graph, waiting: Callable[[], None]
 ) -> Choice:
-    """Measure both and remember it where that can be written.
+    """Measure both and remember it beside TensorRT's engine, where that was kept.
 
     It holds the store's lock, so that no other process builds an engine meanwhile.
 
@@ -114,7 +114,7 @@ def decide(
     """
     with store.locked(waiting) as unwritable:
         choice = measure(tensorrt, onnx)
-        if not unwritable:
+        if not unwritable and isinstance(store.find(contest.key), Stored):
             with contextlib.suppress(OSError):  # it is measured again at the next start
                 record(store, contest, choice)
     return choice

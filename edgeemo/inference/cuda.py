@@ -10,7 +10,7 @@ from types import ModuleType, TracebackType
 
 from edgeemo.errors import BackendError
 from edgeemo.inference import cuda_pycuda, cuda_python
-from edgeemo.inference.cuda_driver import NO_DRIVER, OLD_DRIVER, CudaError, Driver, Facts
+from edgeemo.inference.cuda_driver import NO_DRIVER, OLD_DRIVER, CudaError, CudaUnusable, Driver, Facts
 from edgeemo.inference.cuda_resources import (
     CudaGraph,
     DeviceBuffer,
@@ -20,12 +20,23 @@ from edgeemo.inference.cuda_resources import (
     check_fit,
     check_size,
 )
+from edgeemo.inference.readiness import BINDINGS
 
-__all__ = ["Cuda", "CudaError", "CudaGraph", "DeviceBuffer", "Event", "PinnedBuffer", "open_cuda"]
+__all__ = [
+    "Cuda",
+    "CudaError",
+    "CudaGraph",
+    "CudaUnusable",
+    "DeviceBuffer",
+    "Event",
+    "PinnedBuffer",
+    "open_cuda",
+]
 
 _log = logging.getLogger("edgeemo")
 _INSTALL = (
-    "pip install 'cuda-bindings<13' for CUDA 12 (JetPack 6), cuda-bindings for CUDA 13 (JetPack 7), or pycuda"
+    f"pip install '{BINDINGS[12]}' for CUDA 12 (JetPack 6) or '{BINDINGS[13]}' for CUDA 13 (JetPack 7), "
+    "or pycuda"
 )
 
 
@@ -64,16 +75,22 @@ def _binding() -> Driver:
             # Not installed, unless it is there and lacks something of its own.
             if not (isinstance(error, ModuleNotFoundError) and f"{name}.".startswith(f"{error.name}.")):
                 problems.append(_unimportable(name, error))
-    raise BackendError("; ".join(problems) or f"no CUDA binding for Python is installed: {_INSTALL}")
+    if not problems:
+        raise CudaUnusable("no CUDA binding for Python is installed", _INSTALL)
+    if len(problems) == 1:
+        raise problems[0]
+    raise BackendError("; ".join(map(str, problems)))
 
 
-def _unimportable(name: str, error: ImportError) -> str:
+def _unimportable(name: str, error: ImportError) -> CudaUnusable:
     """Why a module that is there cannot be imported; pycuda needs the driver for that already."""
     if "undefined symbol: cu" in str(error):
-        return f"the NVIDIA driver is too old for {name} ({error}): {OLD_DRIVER}"
+        return CudaUnusable(f"the NVIDIA driver is too old for {name} ({error})", OLD_DRIVER)
     if "libcuda.so" in str(error):
-        return f"{name} does not find the NVIDIA driver's libcuda.so.1 ({error}): {NO_DRIVER}"
-    return f"{name} is installed but cannot be imported ({error}): install it anew for this CUDA and Python"
+        return CudaUnusable(f"{name} does not find the NVIDIA driver's libcuda.so.1 ({error})", NO_DRIVER)
+    return CudaUnusable(
+        f"{name} is installed but cannot be imported ({error})", "install it anew for this CUDA and Python"
+    )
 
 
 class Cuda:

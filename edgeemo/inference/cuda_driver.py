@@ -46,6 +46,20 @@ _REMEDIES = {
 }
 
 
+class CudaUnusable(BackendError):
+    """CUDA that cannot be used at all.
+
+    Args:
+        what: what is wrong.
+        remedy: what helps.
+    """
+
+    def __init__(self, what: str, remedy: str) -> None:
+        self.what = what
+        self.remedy = remedy
+        super().__init__(f"{what}: {remedy}")
+
+
 class CudaError(BackendError):
     """A call of CUDA's driver that failed.
 
@@ -65,13 +79,14 @@ restart the program
     def __init__(self, call: str, code: str, description: str) -> None:
         self.call = call
         self.code = code
-        remedy = _REMEDIES.get(code)
+        self.what = f"{call} failed: {code} ({description})"
+        self.remedy = _REMEDIES.get(code, "")
         if self.context_lost:
-            remedy = (
+            self.remedy = (
                 "the CUDA context is lost; close the model and load it again, and if that fails too, "
                 "restart the program"
             )
-        super().__init__(f"{call} failed: {code} ({description})" + (f": {remedy}" if remedy else ""))
+        super().__init__(f"{self.what}: {self.remedy}" if self.remedy else self.what)
 
     @property
     def out_of_memory(self) -> bool:

@@ -11,13 +11,13 @@ from typing import Any
 
 import numpy as np
 
-from edgeemo.errors import BackendError
 from edgeemo.inference.cuda_driver import (
     CU_EVENT_DEFAULT,
     CU_STREAM_NON_BLOCKING,
     NO_DRIVER,
     OLD_DRIVER,
     CudaError,
+    CudaUnusable,
     Facts,
     HostMemory,
 )
@@ -190,7 +190,7 @@ class CudaPython:
         except (
             RuntimeError
         ) as error:  # the binding loads libcuda.so.1, and functions of it, when they are called
-            raise BackendError(self._unreachable(error)) from error
+            raise self._unreachable(error) from error
         except ValueError as error:  # a driver newer than the binding has codes that the binding cannot say
             unknown = _UNKNOWN_CODE.search(str(error))
             if not unknown:
@@ -200,10 +200,11 @@ class CudaPython:
             raise CudaError(told, code.name, self._description(code))
         return values[0] if values else None
 
-    def _unreachable(self, error: RuntimeError) -> str:
+    def _unreachable(self, error: RuntimeError) -> CudaUnusable:
         if _NO_FUNCTION.search(str(error)):
-            return f"the NVIDIA driver is too old for {self.binding} ({error}): {OLD_DRIVER}"
-        return f"{self.binding} does not find the NVIDIA driver's libcuda.so.1 ({error}): {NO_DRIVER}"
+            return CudaUnusable(f"the NVIDIA driver is too old for {self.binding} ({error})", OLD_DRIVER)
+        what = f"{self.binding} does not find the NVIDIA driver's libcuda.so.1 ({error})"
+        return CudaUnusable(what, NO_DRIVER)
 
     def _description(self, code: Any) -> str:
         failed, text = self._api.cuGetErrorString(code)

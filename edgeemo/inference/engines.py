@@ -9,6 +9,7 @@ import json
 import os
 import re
 import secrets
+import shlex
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from datetime import datetime, timezone
@@ -27,6 +28,7 @@ LOCK = "engines.lock"
 _ROOT = 0  # the user that may do everything anyway
 
 _NO_FOLDER = "this user has no home and so no cache folder"
+_FULL = (errno.ENOSPC, errno.EDQUOT)
 _NAMES = {
     "model": "graph",
     "encoding": "encoding",
@@ -128,6 +130,29 @@ class Missing:
     reason: str = ""
 
 
+@dataclass(frozen=True)
+class Unwritable:
+    """Why nothing can be kept in a folder.
+
+    Args:
+        reason: what is wrong.
+        remedy: what mends the folder; empty where another one is needed.
+    """
+
+    reason: str
+    remedy: str = ""
+
+    @classmethod
+    def of(cls, error: OSError) -> Unwritable:
+        """What an attempt to write says."""
+        if isinstance(error, _Distrusted):
+            return cls(error.reason, error.remedy)
+        return cls(said(error), "make room there" if error.errno in _FULL else "")
+
+    def __str__(self) -> str:
+        return self.reason
+
+
 class EngineStore:
     """A folder of engines, each with a sidecar that says what it is.
 
@@ -180,9 +205,23 @@ class EngineStore:
                 return settings
         return None
 
+    def unwritable(self) -> Unwritable | None:
+        """Why nothing can be kept, None where it seems that it can; nothing is made for that."""
+        if self.place is None:
+            return Unwritable(_NO_FOLDER)
+        try:
+            with contextlib.suppress(FileNotFoundError):
+                _demand_trust(self.place, os.stat(self.place))
+        except OSError as error:
+            return Unwritable.of(error)
+        nearest = next(path for path in (self.place, *self.place.absolute().parents) if path.exists())
+        if not os.access(nearest, os.W_OK | os.X_OK):
+            return Unwritable(f"{nearest} cannot be written")
+        return None
+
     @contextlib.contextmanager
-    def locked(self, waiting: Callable[[], None]) -> Iterator[str]:
-        """Hold the folder's lock; the value is why nothing can be kept there, empty when it can.
+    def locked(self, waiting: Callable[[], None]) -> Iterator[Unwritable | None]:
+        """Hold the folder's lock; the value is why nothing can be kept there, None when it can.
 
         There is one lock for the folder, and not one per engine: a builder times kernels, and two at once
         would time each other.
@@ -193,11 +232,11 @@ class EngineStore:
         try:
             handle = self._open_lock()
         except OSError as error:
-            yield said(error)
+            yield Unwritable.of(error)
             return
         try:
             _take(handle, waiting)
-            yield ""
+            yield None
         finally:
             _release(handle)
 
@@ -208,7 +247,8 @@ class EngineStore:
         lock, and finds the pair.
 
         Raises:
-            OSError: it cannot be written.
+            OSError: it cannot be written; then nothing is left of it, and of another one before it all or
+                nothing.
         """
         key = stored.key
         now = _now()
@@ -222,8 +262,13 @@ class EngineStore:
             "report": stored.report,
         }
         self._sweep()
-        self.write(f"{key.name}.engine", stored.plan)
-        self.write(f"{key.name}.json", _canonical(sidecar))
+        try:
+            self.write(f"{key.name}.engine", stored.plan)
+            self.write(f"{key.name}.json", _canonical(sidecar))
+        except OSError:
+            if isinstance(self.find(key), Missing):
+                self._remove_all(key.name)
+            raise
         self._remove([_failure_name(key)])
         self._drop_oldest(key)
         assert self.place is not None  # what was written lies in it
@@ -354,7 +399,7 @@ class EngineStore:
     def _drop_oldest(self, key: EngineKey) -> None:
         """Remove all but the newest engines of this graph, encoding and device, with what belongs to them."""
         for sidecar in self._newest(key)[KEPT:]:
-            self._remove(file for file in self._files() if file.startswith(f"{sidecar['name']}."))
+            self._remove_all(sidecar["name"])
 
     def _sweep(self) -> None:
         """Remove what processes left that died while they wrote: under the lock nobody writes."""
@@ -365,6 +410,10 @@ class EngineStore:
             return [] if self.place is None else os.listdir(self.place)
         except OSError:
             return []
+
+    def _remove_all(self, name: str) -> None:
+        """Remove an engine with what belongs to it."""
+        self._remove(file for file in self._files() if file.startswith(f"{name}."))
 
     def _remove(self, files: Iterable[str]) -> None:
         assert self.place is not None  # what was listed lies in it
@@ -377,7 +426,8 @@ def said(error: OSError) -> str:
     """What the system said, without its number."""
     if error.strerror is None:
         return str(error)
-    return error.strerror if error.filename is None else f"{error.strerror}: {error.filename}"
+    name = error.filename2 or error.filename  # of a file that was to be renamed the name that it was to get
+    return error.strerror if name is None else f"{error.strerror}: {name}"
 
 
 def _take(handle: int, waiting: Callable[[], None]) -> None:
@@ -409,7 +459,17 @@ def _release(handle: int) -> None:
 
 
 class _Distrusted(OSError):
-    """A file or folder into which somebody else could have put code."""
+    """A file or folder into which somebody else could have put code.
+
+    Args:
+        reason: what is wrong.
+        remedy: what mends it.
+    """
+
+    def __init__(self, reason: str, remedy: str) -> None:
+        super().__init__(f"{reason}; {remedy}")
+        self.reason = reason
+        self.remedy = remedy
 
 
 def _demand_trust(path: Path, status: os.stat_result) -> None:
@@ -417,12 +477,13 @@ def _demand_trust(path: Path, status: os.stat_result) -> None:
         return
     if status.st_uid not in (_ROOT, os.geteuid()):
         raise _Distrusted(
-            f"{path} belongs to user {status.st_uid}, and an engine is code; "
-            "it must belong to this user or to root"
+            f"{path} belongs to user {status.st_uid}, and an engine is code",
+            f"'sudo chown -R {os.geteuid()} {shlex.quote(str(path))}' gives it to this user",
         )
     if status.st_mode & 0o022:
         raise _Distrusted(
-            f"others may write to {path}, and an engine is code; 'chmod go-w {path}' says that they may not"
+            f"others may write to {path}, and an engine is code",
+            f"'chmod go-w {shlex.quote(str(path))}' says that they may not",
         )
 
 

@@ -99,11 +99,12 @@ class Machine:
         major = self.driver[0] if self.driver else 0
         return f"pip install '{BINDINGS.get(major, 'cuda-bindings')}'"
 
-    def advise(self, failure: str) -> str:
+    def advise(self, failure: str, remedy: str = "") -> str:
         """What to do when TensorRT was found but does not open.
 
         Args:
             failure: What it said.
+            remedy: What it said that would help.
         """
         said = failure.lower()
         if self.hidden:
@@ -116,7 +117,7 @@ class Machine:
             return _APT.replace("install", "install --reinstall") if self.jetson else "install TensorRT again"
         if "10.3 or later" in said:
             return "flash JetPack 6.1 or newer" if self.jetson else "pip install --upgrade tensorrt"
-        return f"{self.install_bindings()}; {_RUNTIME}"
+        return remedy or f"{self.install_bindings()}; {_RUNTIME}"
 
 
 def survey() -> Machine:

@@ -11,13 +11,15 @@ from typing import Any
 from edgeemo.errors import BackendError, InputError
 from edgeemo.inference.bundle import Bundle
 from edgeemo.inference.cuda import CudaError
-from edgeemo.inference.engines import EngineKey, EngineStore, Missing, Stored, said
+from edgeemo.inference.engines import EngineKey, EngineStore, Missing, Stored, Unwritable
 from edgeemo.inference.spec import GraphSpec
 from edgeemo.inference.trt import TensorRt, TrtGraph
-from edgeemo.inference.trt_builder import Settings, build, profiles
+from edgeemo.inference.trt_builder import Built, Settings, build, profiles
+from edgeemo.inference.trt_library import PlanRefused
 from edgeemo.inference.trt_progress import Progress
 
 _log = logging.getLogger("edgeemo")
+_progress = logging.getLogger("edgeemo.progress")  # a program may show it where its user waits
 
 
 @dataclass(frozen=True)
@@ -46,6 +48,9 @@ class EngineSupply:
             device was told, and the defaults where there was none.
         rebuild: build also where a kept engine fits.
         progress: told how far a build is, as `trt_builder.build` takes it; None logs it.
+
+    Attributes:
+        unkept: why an engine could not be kept, None as long as all were.
     """
 
     def __init__(
@@ -65,7 +70,8 @@ class EngineSupply:
         self._settings = settings
         self._rebuild = rebuild
         self._progress = progress
-        self._said_unkept = False
+        self._waited = False
+        self.unkept: Unwritable | None = None
 
     def key(self, spec: GraphSpec, encoding: str) -> EngineKey:
         """What the engine of a graph must have been built from and for."""
@@ -88,7 +94,7 @@ class EngineSupply:
             found = self._find(spec, key, settings)
             if isinstance(found, Supplied):
                 return found
-            self._announce(spec, found)
+            self._announce(spec, found, unwritable)
             try:
                 return self._build(spec, key, settings, unwritable)
             except BackendError as error:
@@ -98,8 +104,10 @@ class EngineSupply:
                 raise
 
     def say_waiting(self) -> None:
-        """Say that another process has the store's lock."""
-        _log.warning("another process builds engines in %s: waiting until it is done", self.store.place)
+        """Say, once, that another process has the store's lock."""
+        if not self._waited:
+            self._waited = True
+            _log.warning("another process builds engines in %s: waiting until it is done", self.store.place)
 
     def _find(self, spec: GraphSpec, key: EngineKey, settings: Settings) -> Supplied | str:
         """The kept engine, or why there is none that can be used; empty when there never was one."""
@@ -115,26 +123,39 @@ class EngineSupply:
                 raise
             return f"the engine of {spec.name} cannot be used ({error})"
 
-    def _build(self, spec: GraphSpec, key: EngineKey, settings: Settings, unwritable: str) -> Supplied:
-        model = self.bundle.read_file(spec.files[key.encoding])
+    def _build(
+        self, spec: GraphSpec, key: EngineKey, settings: Settings, unwritable: Unwritable | None
+    ) -> Supplied:
         start = time.monotonic()
-        built = build(
+        try:
+            built = self._built(spec, key, settings)
+            report = {
+                "seconds": round(time.monotonic() - start, 3),
+                "typing": built.typing,
+                **built.report.to_dict(),
+            }
+            # Opened before it is kept: a plan that TensorRT does not take back is never found again.
+            stored = Stored(key, built.plan, report)
+            graph = self._open(stored, spec, settings)
+        except PlanRefused as error:
+            if not _plan_is_at_fault(self.library, error):
+                raise
+            raise BackendError(
+                f"{error}; it was built here and now, so that another build will not help"
+            ) from error
+        return Supplied(graph, self._keep(stored, built.timing_cache, unwritable), built=True)
+
+    def _built(self, spec: GraphSpec, key: EngineKey, settings: Settings) -> Built:
+        file = spec.files[key.encoding]
+        return build(
             self.library,
-            model,
+            self.bundle.read_file(file),
             spec,
             settings,
+            name=str(self.bundle.path / file),
             timing_cache=self.store.timing_cache(key),
             progress=self._progress or _Logged(spec.name),
         )
-        report = {
-            "seconds": round(time.monotonic() - start, 3),
-            "typing": built.typing,
-            **built.report.to_dict(),
-        }
-        # Opened before it is kept: a plan that TensorRT does not take back is never found again.
-        stored = Stored(key, built.plan, report)
-        graph = self._open(stored, spec, settings)
-        return Supplied(graph, self._keep(stored, built.timing_cache, unwritable), built=True)
 
     def _open(self, stored: Stored, spec: GraphSpec, settings: Settings) -> TrtGraph:
         return TrtGraph(
@@ -146,35 +167,46 @@ class EngineSupply:
             dla_core=settings.dla_core,
         )
 
-    def _keep(self, stored: Stored, timing_cache: bytes, unwritable: str) -> Stored:
-        if not unwritable:
+    def _keep(self, stored: Stored, timing_cache: bytes, unwritable: Unwritable | None) -> Stored:
+        if unwritable is None:
             try:
                 self.store.keep_timing_cache(stored.key, timing_cache)
                 return self.store.publish(stored)
             except OSError as error:
-                unwritable = said(error)
-        if not self._said_unkept:
-            self._said_unkept = True
-            _log.warning(
-                "engines cannot be kept (%s): they are built again at each start; name a folder that can be "
-                "written with EDGEEMO_CACHE, or build there with 'edgeemo build --cache DIR' and start with "
-                "EDGEEMO_CACHE=DIR",
-                unwritable,
-            )
+                unwritable = Unwritable.of(error)
+        self._note_unkept(unwritable)
         return stored
 
-    def _announce(self, spec: GraphSpec, reason: str) -> None:
+    def _note_unkept(self, unwritable: Unwritable) -> None:
+        """Remember that an engine is not kept; say it once to those who did not ask for a build."""
+        if self.unkept is None and self._progress is None:
+            _log.warning(
+                "engines cannot be kept (%s): they are built again at each start; %s",
+                unwritable,
+                unwritable.remedy
+                or "name a folder that can be written with EDGEEMO_CACHE, or build there with 'edgeemo build "
+                "--cache DIR' and start with EDGEEMO_CACHE=DIR",
+            )
+        self.unkept = self.unkept or unwritable
+
+    def _announce(self, spec: GraphSpec, reason: str, unwritable: Unwritable | None) -> None:
         """Say why a build starts; to those who did not ask for it also how to have it done before."""
         if self._progress is not None:
             if reason:
                 _log.warning("%s: it is built again", reason)
             return
+        if unwritable is not None:
+            self._note_unkept(unwritable)
+            if unwritable.reason in reason:
+                reason = ""
         _log.warning(
-            "%sbuilding the TensorRT engine of %s for %s: once per device, which may take minutes; "
-            "'edgeemo build' does it ahead",
+            "%sbuilding the TensorRT engine of %s for %s%s",
             reason and f"{reason}; ",
             spec.name,
             self.library.cuda.name,
+            ", which may take minutes"
+            if unwritable or self.unkept
+            else ": once per device, which may take minutes; 'edgeemo build' does it ahead",
         )
 
     def _key(self, spec: GraphSpec, encoding: str, settings: Settings) -> EngineKey:
@@ -231,13 +263,13 @@ def _plan_is_at_fault(library: TensorRt, error: BackendError) -> bool:
 
 
 class _Logged:
-    """Logs how far a build is, at each tenth."""
+    """Logs how far a build is, when it starts and at each tenth."""
 
     def __init__(self, graph: str) -> None:
         self._graph = graph
-        self._tenths = 0
+        self._tenths = -1
 
     def __call__(self, phase: str, fraction: float) -> None:
         if int(10 * fraction) > self._tenths:
             self._tenths = int(10 * fraction)
-            _log.info("engine of %s: %d %% built (%s)", self._graph, 10 * self._tenths, phase)
+            _progress.info("engine of %s: %d %% built (%s)", self._graph, 10 * self._tenths, phase)

@@ -15,7 +15,7 @@ from edgeemo.errors import BackendError
 from edgeemo.inference.cuda import Cuda, CudaError, CudaGraph, DeviceBuffer, PinnedBuffer
 from edgeemo.inference.graph import check_feeds
 from edgeemo.inference.spec import GraphSpec, TensorSpec
-from edgeemo.inference.trt_library import REBUILD, TensorRt
+from edgeemo.inference.trt_library import PlanRefused, TensorRt
 
 __all__ = ["TensorRt", "TrtGraph"]
 
@@ -41,7 +41,8 @@ class TrtGraph:
         dla_core: the DLA core that it was built for, None for the GPU alone.
 
     Raises:
-        BackendError: TensorRT refuses the plan, the engine is not what the spec says, or memory runs out.
+        PlanRefused: TensorRT refuses the plan, or the engine is not what the spec says.
+        BackendError: memory runs out, or CUDA fails.
     """
 
     def __init__(
@@ -247,8 +248,8 @@ class TrtGraph:
     def _failed(self, what: str) -> BackendError:
         return BackendError(f"{self._name}: {what}{self._library.messages.said()}")
 
-    def _stale(self, what: str) -> BackendError:
-        return BackendError(f"{self._name}: the engine does not fit the manifest: {what}; {REBUILD}")
+    def _stale(self, what: str) -> PlanRefused:
+        return PlanRefused(f"{self._name}: the engine does not fit the manifest: {what}")
 
 
 @dataclass

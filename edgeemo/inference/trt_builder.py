@@ -18,7 +18,7 @@ MOST = 16
 TYPINGS = ("strong", "weak")
 
 _LEVELS = (0, 5)
-_LEAST_WORKSPACE = 2**20
+_WORKSPACES = (2**20, 2**40)  # no device has more, and TensorRT keeps it in a size_t
 _QUOTED = 5  # errors of the parser that a message holds
 _log = logging.getLogger("edgeemo")
 
@@ -30,7 +30,7 @@ class Settings:
     Args:
         most: the largest size of the symbol N, faces of one call.
         optimization_level: 0 (builds fast) to 5 (searches longest); TensorRT's own default is 3.
-        workspace: bytes of device memory that one layer's kernel may take for itself.
+        workspace: bytes of device memory that one layer's kernel may take for itself, 2**20 to 2**40.
         dla_core: the DLA core that runs what it can of an FP16 graph, None for the GPU alone.
         typing: 'strong', where each tensor has the type that the file gives it, or 'weak', where TensorRT 10
             is merely allowed FP16 and INT8.
@@ -54,7 +54,7 @@ class Settings:
     def __post_init__(self) -> None:
         _check_whole("most", self.most, 1)
         _check_whole("optimization_level", self.optimization_level, *_LEVELS)
-        _check_whole("workspace", self.workspace, _LEAST_WORKSPACE)
+        _check_whole("workspace", self.workspace, *_WORKSPACES)
         if self.dla_core is not None:
             _check_whole("dla_core", self.dla_core, 0)
         if self.typing not in TYPINGS:
@@ -107,6 +107,7 @@ def build(
     spec: GraphSpec,
     settings: Settings,
     *,
+    name: str = "the file",
     timing_cache: bytes = b"",
     progress: Progress | None = None,
 ) -> Built:
@@ -120,6 +121,7 @@ def build(
         model: the contents of the ONNX file, all weights within.
         spec: what the file reads and answers.
         settings: how to build it.
+        name: what a message calls the file.
         timing_cache: `Built.timing_cache` of an earlier build; one of another device or version is ignored.
         progress: called with the name of a phase and the fraction of the build that is done, in [0, 1]; what
             it raises ends the build. TensorRT may call it on another thread.
@@ -127,7 +129,7 @@ def build(
     Raises:
         BackendError: TensorRT cannot read the file or cannot build it; the message quotes why.
     """
-    task = _Task(library, model, spec, timing_cache, progress)
+    task = _Task(library, model, name, spec, timing_cache, progress)
     if settings.typing == "weak" and not library.weak:
         raise BackendError(
             f"{task.name}: TensorRT {library.version} has no weak typing; build it with typing='strong'"
@@ -162,6 +164,7 @@ class _Task:
 
     library: TensorRt
     model: bytes
+    file: str
     spec: GraphSpec
     timing_cache: bytes
     progress: Progress | None
@@ -197,7 +200,7 @@ class _Task:
         more = f"; and {len(errors) - _QUOTED} more" if len(errors) > _QUOTED else ""
         # An error of the parser may be no more than the condition that failed; the log says what of.
         raise BackendError(
-            f"{self.name}: TensorRT {self.library.version} cannot read the file: "
+            f"{self.name}: TensorRT {self.library.version} cannot read {self.file}: "
             + "; ".join(errors[:_QUOTED])
             + more
             + self.library.messages.said()
@@ -295,7 +298,7 @@ class _Task:
             final = True
             help_ = "install a TensorRT for {} (compute capability {}.{})".format(cuda.name, *cuda.capability)
         elif "workspace" in said:
-            help_ = f"give it more workspace than {settings.workspace / 2**20:g} MiB"
+            help_ = f"give it more workspace than {settings.workspace / 2**20:.10g} MiB"
         return _BuilderFailed(
             f"{self.name}: {what} ({settings.typing} typing){messages.said()}; {help_}", final
         )
@@ -383,7 +386,9 @@ def _allow_precisions(trt: Any, config: Any, network: Any, kinds: _Kinds) -> Non
 
 
 def _parser_error(error: Any) -> str:
-    what = " ".join(error.desc().split())
+    what = " ".join(error.desc().split()).rstrip(".")
+    if error.node() < 0:  # it is of the file as a whole
+        return what
     return f"node {error.node()} {error.node_name()!r} ({error.node_operator()}): {what}"
 
 

@@ -11,12 +11,13 @@ from typing import Any
 from edgeemo.errors import BackendError
 from edgeemo.inference.cuda import Cuda, open_cuda
 
-REBUILD = "`edgeemo build` makes it anew"
-"""What helps when an engine is stale, as the end of a message."""
-
 _log = logging.getLogger("edgeemo")
 _QUOTED = 4  # lines of TensorRT's errors that a message holds
 _PLAN_TAG = b"ftrt"  # a plan starts with it, then the version of its own layout, 0
+
+
+class PlanRefused(BackendError):
+    """An engine that TensorRT does not take back, or that is not what the manifest says."""
 
 
 class TensorRt:
@@ -101,7 +102,7 @@ class TensorRt:
             dla_core: the DLA core that it was built for, None for the GPU alone.
 
         Raises:
-            BackendError: TensorRT refuses the plan; the message names the version that built it and this one.
+            PlanRefused: TensorRT refuses the plan; the message names the version that built it and this one.
         """
         self.messages.clear()
         with self.cuda.current():
@@ -109,9 +110,9 @@ class TensorRt:
                 self._runtime.DLA_core = dla_core
             engine = self._runtime.deserialize_cuda_engine(plan)
         if engine is None:
-            raise BackendError(
+            raise PlanRefused(
                 f"{name}: TensorRT {self.version} on {self.cuda.name} refuses the engine, which TensorRT "
-                f"{plan_version(plan) or 'of an unknown version'} built{self.messages.said()}; {REBUILD}"
+                f"{plan_version(plan) or 'of an unknown version'} built{self.messages.said()}"
             )
         return engine
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import signal
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from types import FrameType
 from typing import Any
 
 Progress = Callable[[str, float], None]
@@ -20,7 +21,7 @@ class Phases:
         progress: what is told; when it raises, the builder is asked to stop.
 
     Attributes:
-        error: what `progress` raised, or that Ctrl-C was pressed, for whoever called the builder to raise.
+        error: what `progress` or a handler of a signal raised, for whoever called the builder to raise.
         monitor: the `IProgressMonitor` that tells of the phases, which must live as long as the build.
 
     Example:
@@ -66,29 +67,41 @@ class Phases:
 
     @contextmanager
     def holding_interrupts(self) -> Iterator[None]:
-        """Have Ctrl-C ask the builder to stop for as long as the `with` lasts, where nobody else handles it.
+        """Have Ctrl-C, and what a handler of SIGTERM raises, ask the builder to stop while the `with` lasts.
 
         Python would raise it as soon as TensorRT calls back to log or to tell how far it is; there
-        TensorRT's binding prints it and goes on.
+        TensorRT's binding prints it, and goes on or says that the build failed.
         """
-        ours = threading.current_thread() is threading.main_thread()
-        if not ours or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+        with ExitStack() as held:
+            if threading.current_thread() is threading.main_thread():
+                for number in (signal.SIGINT, signal.SIGTERM):
+                    held.enter_context(self._holding(number))
+            yield
+
+    @contextmanager
+    def _holding(self, number: signal.Signals) -> Iterator[None]:
+        handler = signal.getsignal(number)
+        if not callable(handler):
             yield
             return
 
-        def note(number: int, frame: object) -> None:
-            self.error = self.error or KeyboardInterrupt()
+        def note(number: int, frame: FrameType | None) -> None:
+            try:
+                handler(number, frame)
+            except BaseException as error:
+                self.error = self.error or error
 
-        signal.signal(signal.SIGINT, note)
+        signal.signal(number, note)
         try:
             yield
         finally:
-            signal.signal(signal.SIGINT, signal.default_int_handler)
+            if signal.getsignal(number) is note:  # else the handler made another one its successor
+                signal.signal(number, handler)
 
     def _tell(self, name: str) -> None:
         # Several phases of one height may follow each other: the fraction never falls.
         root = name
-        while (above := self._phases[root].parent) is not None:
+        while (above := self._phases[root].parent) in self._phases:  # it may have finished before its child
             root = above
         self._fraction = max(self._fraction, self._value(root))
         if self.error is not None:

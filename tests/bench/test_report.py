@@ -51,6 +51,7 @@ def test_the_command(heard: list[str], capsys: pytest.CaptureFixture[str]) -> No
         ranks = [figures[f"p{part}"] for part in PERCENTILES]
         assert ranks == sorted(ranks) and ranks[0] > 0 and figures["n"] == written["steps"] > 0
     assert written["stages"]["step_tracked"]["p99"] > written["stages"]["fusion"]["p50"]
+    assert 0.2 <= written["seconds"] < 60
     assert written["overhead"] is None and 0 < written["overhead_tracked"] < 1
     assert (written["backend"], written["precision"], written["threads"]) == ("auto", "fp32", 1)
     assert written["graphs"]["voice"]["encoding"] == "fp32" and written["detector"] is None
@@ -63,6 +64,16 @@ def test_the_command_for_people(heard: list[str], capsys: pytest.CaptureFixture[
     assert lines[1].split() == ["ms", "p50", "p90", "p95", "p99", "n"]
     assert [line.split()[0] for line in lines[2:6]] == ["voice", "fusion", "step_tracked", "overhead_tracked"]
     assert lines[5].endswith("%") and lines[-1].startswith("versions: edgeemo ")
+
+
+def test_a_stage_that_never_ran_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = write_bundle(tmp_path / "tiny")
+    sound = write_clip(tmp_path / "voice.wav", sound=Tiny(sample_rate=48000).voice("fear", 0.5))
+    assert cli.main(["bench", "--bundle", str(folder), "--source", str(sound), "--seconds", "1e-9"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert f"face: not measured, {sound} has nothing for it" in lines
+    assert not any("voice: not measured" in line for line in lines)
+    assert float(lines[0].split(" steps in ")[1].split()[0]) > 0  # the seconds that it took
 
 
 def test_the_default_bundle_is_measured(capsys: pytest.CaptureFixture[str], default_bundle: Path) -> None:

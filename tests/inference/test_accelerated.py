@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 import edgeemo
 from edgeemo.errors import BackendError
 from edgeemo.inference import choice, onnx_files
+from edgeemo.inference.bundle import Bundle, describe_files
 from edgeemo.inference.choice import Choice, example
 from edgeemo.inference.engines import EngineStore
 from edgeemo.recognition.recognizer import Recognizer
@@ -164,7 +165,9 @@ def test_a_model_that_nobody_holds_frees_the_device(backend: str, robot: Robot, 
 def test_builds_are_followed_in_the_log(robot: Robot, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, logger="edgeemo")
     robot.load()
-    assert any("engine of face: 100 % built" in record.getMessage() for record in caplog.records)
+    told = [record.getMessage() for record in caplog.records if record.name == "edgeemo.progress"]
+    assert told[0].startswith("engine of face: 0 % built (")
+    assert any("engine of face: 100 % built" in message for message in told)
 
 
 @pytest.mark.parametrize(
@@ -377,8 +380,9 @@ def test_plans_that_are_refused_each_time_end_in_an_error(robot: Robot) -> None:
     robot.load()
     robot.close()
     robot.knobs.refuse_plan = True
-    with pytest.raises(BackendError, match=r"graph 'face'.* refuses the engine"):
+    with pytest.raises(BackendError, match=r"graph 'face'.* refuses the engine") as caught:
         robot.load()
+    assert str(caught.value).endswith("; it was built here and now, so that another build will not help")
     assert robot.knobs.builds == len(GRAPHS) + 1  # once
     robot.device.assert_clean()  # what was opened is closed
 
@@ -423,6 +427,22 @@ def test_a_graph_that_cannot_be_built(
     assert engines_of(robot.load("auto")) == {"onnxruntime"}
     assert "no implementation for node" in caplog.text
     assert not list(robot.engines.glob("*.engine"))
+
+
+def test_a_file_that_is_no_graph_is_named(
+    robot: Robot, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    robot.bundle = write_bundle(tmp_path / "rubbish")
+    (robot.bundle / "voice.int8.onnx").write_bytes(b"rubbish")
+    manifest = json.loads((robot.bundle / "manifest.json").read_text())
+    manifest["files"] |= describe_files(robot.bundle, ["voice.int8.onnx"])
+    (robot.bundle / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(BackendError) as caught:
+        robot.load()
+    assert str(caught.value).startswith(
+        f"graph 'voice': TensorRT {robot.knobs.version} cannot read {robot.bundle / 'voice.int8.onnx'}: "
+        "Failed to parse the ONNX model: TensorRT "
+    )
 
 
 WRONG_FEEDS: tuple[tuple[Feeds, str], ...] = (
@@ -646,10 +666,17 @@ def test_without_a_folder_to_write_engines_live_in_memory(
         assert_same(robot.load(), robot.load("onnx"))
         assert robot.knobs.builds == loads * len(GRAPHS)
         robot.close()
-    warnings = [record.getMessage() for record in caplog.records if "cannot be kept" in record.getMessage()]
-    assert len(warnings) == 2  # once a load
-    assert "they are built again at each start" in warnings[0]
-    assert "EDGEEMO_CACHE" in warnings[0] and "edgeemo build --cache DIR" in warnings[0]
+    said = [record.getMessage() for record in caplog.records]
+    building = [
+        f"building the TensorRT engine of {name} for {robot.device.name}, which may take minutes"
+        for name in GRAPHS
+    ]
+    assert said == 2 * [said[0], *building]  # once a load, before it takes minutes
+    assert said[0].startswith("engines cannot be kept (") and "they are built again at each start" in said[0]
+    if place == "others may write":
+        assert said[0].endswith(f"; 'chmod go-w {robot.engines}' says that they may not")
+    else:
+        assert "EDGEEMO_CACHE" in said[0] and "edgeemo build --cache DIR" in said[0]
 
 
 def test_a_disk_that_is_full(
@@ -661,6 +688,8 @@ def test_a_disk_that_is_full(
     monkeypatch.setattr(os, "fsync", full)
     assert_same(robot.load(), robot.load("onnx"))
     assert "engines cannot be kept (No space left on device)" in caplog.text
+    assert "; make room there" in caplog.text
+    assert caplog.text.count("once per device") == 1  # then it is known that it will not be
     assert [path.name for path in robot.engines.iterdir()] == ["engines.lock"]
 
 
@@ -714,6 +743,18 @@ def test_two_processes_build_once(robot: Robot) -> None:
     assert sum(int(out) for out, _ in outputs) == len(GRAPHS)
     robot.load()
     assert robot.knobs.builds == 0
+
+
+def test_that_it_waits_is_said_once(robot: Robot, caplog: pytest.LogCaptureFixture) -> None:
+    from edgeemo.inference.supply import EngineSupply
+    from edgeemo.inference.trt import TensorRt
+
+    library = TensorRt.open()
+    supply = EngineSupply(Bundle.read(robot.bundle), library, EngineStore(robot.engines))
+    supply.say_waiting()
+    supply.say_waiting()
+    library.close()
+    assert caplog.messages == [f"another process builds engines in {robot.engines}: waiting until it is done"]
 
 
 def test_a_builder_that_was_killed_blocks_nobody(robot: Robot) -> None:

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 from edgeemo.errors import BackendError
 from edgeemo.inference import choice
-from edgeemo.inference.choice import Choice, Contest, example, measure, recall, record
-from edgeemo.inference.engines import EngineKey, EngineStore
+from edgeemo.inference.choice import Choice, Contest, decide, example, measure, recall, record
+from edgeemo.inference.engines import EngineKey, EngineStore, Stored
 from edgeemo.inference.graph import check_feeds
 from edgeemo.inference.spec import GraphSpec, TensorSpec
 
@@ -157,6 +157,18 @@ def test_the_record_says_what_it_is_of(store: EngineStore) -> None:
         "onnxruntime": "1.23.2",
         "threads": 1,
     }
+
+
+def test_a_measurement_lies_beside_an_engine_alone(tmp_path: Path) -> None:
+    """Where that had no room, it would be left over."""
+    store = EngineStore(tmp_path / "engines")
+    clock = Clock()
+    graphs = Timed(clock, [0.1]), Timed(clock, [0.1])
+    assert isinstance(decide(store, CONTEST, *graphs, lambda: None), Choice)
+    assert recall(store, CONTEST) is None
+    with store.locked(lambda: None):
+        store.publish(Stored(KEY, b"a plan", {}))
+    assert decide(store, CONTEST, *graphs, lambda: None) == recall(store, CONTEST)
 
 
 def test_nothing_is_recalled_without_a_folder() -> None:

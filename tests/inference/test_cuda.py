@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 
 from edgeemo.errors import BackendError
-from edgeemo.inference import cuda_driver, cuda_pycuda, cuda_python
+from edgeemo.inference import cuda_driver, cuda_pycuda, cuda_python, readiness
 from edgeemo.inference.cuda import Cuda, CudaError, open_cuda
 from tests.support import cuda_codes, cuda_double, cuda_facades, cuda_surface
 from tests.support.cuda_double import Device
@@ -131,7 +131,7 @@ def test_cuda_python_is_preferred() -> None:
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"binding": None}, ("no CUDA binding", "pip install", "cuda-bindings", "pycuda")),
+        ({"binding": None}, ("no CUDA binding", "pip install", *readiness.BINDINGS.values(), "pycuda")),
         (
             {"binding": "cuda-python", "driver": False},
             ("libcuda.so.1", "install NVIDIA's driver", "docker run"),

@@ -181,7 +181,20 @@ def test_a_folder_that_others_may_write_is_refused_and_not_written(store: Engine
     place.chmod(0o775)
     assert f"others may write to {place}" in reason(store)
     with store.locked(never) as wrong:
-        assert f"others may write to {place}" in wrong
+        assert wrong is not None and wrong == store.unwritable()
+        assert wrong.reason == f"others may write to {place}, and an engine is code"
+        assert wrong.remedy == f"'chmod go-w {place}' says that they may not"
+
+
+def test_a_folder_of_another_user_is_not_written(store: EngineStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    place = keep(store).parent
+    user = place.stat().st_uid
+    monkeypatch.setattr(os, "geteuid", lambda: user + 1000)
+    monkeypatch.setattr(engines, "_ROOT", user + 1)
+    with store.locked(never) as wrong:
+        assert wrong is not None and wrong == store.unwritable()
+        assert wrong.reason == f"{place} belongs to user {user}, and an engine is code"
+        assert wrong.remedy == f"'sudo chown -R {user + 1000} {place}' gives it to this user"
 
 
 @pytest.mark.parametrize(("owner", "trusted"), [("own", True), ("root", True), ("other", False)])
@@ -219,7 +232,8 @@ def test_without_a_folder(tmp_path: Path) -> None:
     assert store.find(KEY) == Missing()
     assert store.timing_cache(KEY) == b"" and store.settings(KEY) is None
     with store.locked(never) as wrong:
-        assert wrong == "this user has no home and so no cache folder"
+        assert str(wrong) == "this user has no home and so no cache folder"
+    assert wrong == store.unwritable()
 
 
 def test_a_user_without_a_home(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -242,7 +256,23 @@ def test_a_place_that_cannot_be_made_is_named(tmp_path: Path) -> None:
     store = EngineStore(tmp_path / "file" / "engines")
     assert reason(store).startswith("the engine of face is not used: Not a directory")
     with store.locked(never) as wrong:
-        assert "Not a directory" in wrong and str(tmp_path / "file") in wrong
+        assert "Not a directory" in str(wrong) and str(tmp_path / "file") in str(wrong)
+    found = store.unwritable()
+    assert found is not None and found.reason in reason(store) and found.remedy == ""
+
+
+def test_a_place_that_can_be_made_is_not_made_to_know_that(store: EngineStore, tmp_path: Path) -> None:
+    assert store.unwritable() is None
+    assert list(tmp_path.iterdir()) == []
+    keep(store)
+    assert store.unwritable() is None
+
+
+def test_a_folder_without_the_right_to_write(store: EngineStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    place = keep(store).parent
+    monkeypatch.setattr(os, "access", lambda path, mode: Path(path) != place)  # root has every right
+    wrong = store.unwritable()
+    assert wrong is not None and wrong.reason == f"{place} cannot be written"
 
 
 def test_a_ready_made_folder_is_read_without_a_lock(
@@ -252,7 +282,7 @@ def test_a_ready_made_folder_is_read_without_a_lock(
     mount_read_only(monkeypatch)
     assert isinstance(store.find(KEY), Stored)
     with store.locked(never) as wrong:
-        assert wrong.startswith("Read-only file system: ")
+        assert str(wrong).startswith("Read-only file system: ")
 
 
 def test_a_full_disk_leaves_no_half(store: EngineStore, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -265,6 +295,49 @@ def test_a_full_disk_leaves_no_half(store: EngineStore, monkeypatch: pytest.Monk
     assert store.place is not None and os.listdir(store.place) == [engines.LOCK]
 
 
+@pytest.mark.parametrize("rebuilt", [False, True])
+def test_an_engine_without_room_for_its_description_is_taken_away(
+    rebuilt: bool, store: EngineStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = keep(store, replace(KEY, graph="voice")).parent
+    others = set(os.listdir(place))
+    if rebuilt:
+        keep(store).with_name(f"{KEY.name}.abcd.choice.json").touch(mode=0o644)
+    real = EngineStore.write
+
+    def write(store: EngineStore, name: str, content: bytes) -> None:
+        if name.endswith(".json"):
+            raise OSError(28, "No space left on device")
+        real(store, name, content)
+
+    monkeypatch.setattr(EngineStore, "write", write)
+    with store.locked(never), pytest.raises(OSError, match="No space"):
+        store.publish(Stored(KEY, PLAN + b"anew", REPORT))
+    assert set(os.listdir(place)) == others
+
+
+def test_an_engine_that_cannot_be_replaced_stays(store: EngineStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    keep(store)
+
+    def full(handle: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with store.locked(never), pytest.raises(OSError, match="No space"):
+        store.publish(Stored(KEY, PLAN + b"anew", REPORT))
+    found = store.find(KEY)
+    assert isinstance(found, Stored) and found.plan == PLAN
+
+
+def test_a_folder_in_the_place_of_an_engine_is_named(store: EngineStore) -> None:
+    engine = keep(store)
+    engine.unlink()
+    engine.mkdir()
+    with store.locked(never), pytest.raises(OSError, match="directory") as caught:
+        store.publish(Stored(KEY, PLAN, REPORT))
+    assert engines.said(caught.value) == f"Is a directory: {engine}"
+
+
 # --- the lock
 
 HOLDER = """
@@ -272,7 +345,7 @@ import sys, time
 from pathlib import Path
 from edgeemo.inference.engines import EngineStore
 with EngineStore(Path(sys.argv[1])).locked(lambda: None) as wrong:
-    print(f"held {wrong}", flush=True)
+    print(f"held {wrong or ''}", flush=True)
     time.sleep(60)
 """
 

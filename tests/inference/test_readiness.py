@@ -84,6 +84,11 @@ def test_advice_for_what_does_not_open(machine: Machine, failure: str, advice: s
     assert advice in machine.advise(failure)
 
 
+def test_what_the_failure_itself_says_helps_best() -> None:
+    assert DESK.advise("error 35", "update the driver") == "update the driver"
+    assert "hides JetPack's" in replace(JETSON, tensorrt=INDEX).advise("error 35", "update the driver")
+
+
 def test_only_on_a_jetson_does_a_wheel_hide_anything() -> None:
     assert replace(JETSON, tensorrt=INDEX).hidden
     assert not JETSON.hidden and not DESK.hidden

@@ -154,6 +154,12 @@ MISSPELT: list[tuple[str, Callable[[Any], Any], type[Exception], str]] = [
         "incompatible function arguments",
     ),
     (
+        "more than a size_t",
+        lambda trt: config(trt).set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, 2**64),
+        TypeError,
+        "incompatible function arguments",
+    ),
+    (
         "type of a property",
         lambda trt: write(config(trt), "progress_monitor", print),
         TypeError,

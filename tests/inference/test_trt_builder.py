@@ -99,7 +99,8 @@ def test_free_sizes_alone_get_a_profile(rig: Opened, bundle: Bundle) -> None:
         ({"most": True}, "most is True"),
         ({"optimization_level": 6}, "optimization_level is 6; it must be a whole number from 0 to 5"),
         ({"workspace": 2.0**30}, r"workspace is 1073741824\.0"),
-        ({"workspace": 1024}, "workspace is 1024; it must be a whole number of at least 1048576"),
+        ({"workspace": 1024}, "workspace is 1024; it must be a whole number from 1048576 to 1099511627776"),
+        ({"workspace": 2**40 + 1}, "workspace is 1099511627777; it must"),
         ({"dla_core": -1}, "dla_core is -1"),
         ({"typing": "implicit"}, "typing is 'implicit'; it must be one of strong, weak"),
     ],
@@ -190,6 +191,8 @@ def test_too_little_workspace_is_named(rig: Opened, bundle: Bundle) -> None:
     rig.knobs.refuse_build = "Error Code 10: no implementation for node conv due to insufficient workspace."
     with pytest.raises(BackendError, match="give it more workspace than 256 MiB"):
         rig.build(bundle, "face", workspace=2**28)
+    with pytest.raises(BackendError, match="give it more workspace than 1048576 MiB"):
+        rig.build(bundle, "face", workspace=2**40)
 
 
 def test_out_of_memory_is_named_and_not_tried_again(
@@ -263,13 +266,18 @@ def fft() -> bytes:
             fft(),
             r"TensorRT [\d.]+ cannot read the file: node 0 'front' \(STFT\): .* says: While parsing node",
         ),
-        (b"not a graph", r"TensorRT [\d.]+ cannot read the file: .*[Ff]ailed to parse"),
+        (
+            b"not a graph",
+            r"TensorRT [\d.]+ cannot read the file: Failed to parse the ONNX model: TensorRT [\d.]+ says: ",
+        ),
     ],
 )
 def test_a_file_that_tensorrt_cannot_read(rig: Opened, model: bytes, wrong: str) -> None:
     spec = GraphSpec("voice", "append", 1, {"voice": TensorSpec("voice", "float32", (1, 64))}, {}, {})
     with pytest.raises(BackendError, match=f"graph 'voice': {wrong}"):
         build(rig.library, model, spec, Settings())
+    with pytest.raises(BackendError, match=r"graph 'voice': TensorRT [\d.]+ cannot read tiny/v\.onnx: "):
+        build(rig.library, model, spec, Settings(), name="tiny/v.onnx")
 
 
 def test_a_file_with_other_inputs(rig: Opened, bundle: Bundle) -> None:
@@ -339,8 +347,23 @@ def test_the_fraction_never_falls() -> None:
     assert told == [0, 0.5, 1, 1, 1, 1]
 
 
-@pytest.mark.parametrize("raised", [ValueError("no terminal"), KeyboardInterrupt()])
-def test_what_progress_raises_ends_the_build(rig: Opened, bundle: Bundle, raised: BaseException) -> None:
+def test_a_phase_that_outlives_the_one_around_it() -> None:
+    told: list[float] = []
+    phases = Phases(lambda phase, fraction: told.append(fraction))
+    phases.start("a", None, 2)
+    phases.start("b", "a", 2)
+    phases.finish("a")
+    assert phases.step("b", 0)
+    phases.finish("b")
+    assert told == [0, 0, 1, 1, 1]
+
+
+@pytest.mark.parametrize(
+    "raised", [ValueError("no terminal"), KeyboardInterrupt(), BackendError("no robot any more")]
+)
+def test_what_progress_raises_ends_the_build(
+    rig: Opened, bundle: Bundle, raised: BaseException, caplog: pytest.LogCaptureFixture
+) -> None:
     told = []
 
     def fail(phase: str, fraction: float) -> None:
@@ -351,6 +374,7 @@ def test_what_progress_raises_ends_the_build(rig: Opened, bundle: Bundle, raised
         rig.build(bundle, "face", progress=fail)
     assert len(told) == 1
     assert rig.knobs.builds == 0
+    assert "weakly typed" not in caplog.text
 
 
 def test_ctrl_c_between_two_callbacks_ends_the_build(
@@ -368,6 +392,31 @@ def test_ctrl_c_between_two_callbacks_ends_the_build(
         rig.build(bundle, "face")
     assert rig.knobs.builds == 0
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_a_handler_that_raises_ends_the_build_and_nothing_gives_way(
+    rig: Opened, bundle: Bundle, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A service that is told to stop: to TensorRT's binding it looks like a build that failed."""
+    real = Phases.step
+
+    def step(phases: Phases, *given: Any) -> bool:
+        signal.raise_signal(signal.SIGTERM)
+        return real(phases, *given)
+
+    def stop(number: int, frame: object) -> None:
+        raise SystemExit(3)
+
+    monkeypatch.setattr(Phases, "step", step)
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        with pytest.raises(SystemExit):
+            rig.build(bundle, "face")
+        assert signal.getsignal(signal.SIGTERM) is stop
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert rig.knobs.builds == 0
+    assert "weakly typed" not in caplog.text
 
 
 @pytest.mark.parametrize("place", ["another thread", "a handler of the program's own"])

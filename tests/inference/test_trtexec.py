@@ -53,6 +53,8 @@ def test_settings_are_passed_on() -> None:
     assert "--maxShapes=face_tokens:4x40x128,face_mask:4x40" in flags
     assert "--builderOptimizationLevel=5" in flags
     assert "--memPoolSize=workspace:256.5" in flags
+    most = command("f.fp32.onnx", SPEC, Settings(workspace=2**40), 11)
+    assert "--memPoolSize=workspace:1048576" in most
 
 
 def test_a_graph_of_fixed_sizes_has_no_shapes() -> None:

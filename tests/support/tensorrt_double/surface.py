@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import json
+import operator
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -106,7 +107,8 @@ def _is_shape(value: Any) -> bool:
 
 
 def _is_whole(value: Any) -> bool:
-    return hasattr(value, "__index__")
+    """Whether some integer of C++ holds it."""
+    return hasattr(value, "__index__") and -(2**63) <= operator.index(value) < 2**64
 
 
 def _is_buffer(value: Any) -> bool:
