@@ -309,7 +309,7 @@ def test_a_steady_step_allocates_nothing(
             tracemalloc.stop()
         smallest = graph.run(feeds)["tokens"].nbytes  # 8 KiB; the input is 36
         assert peak - held < smallest
-        assert after - held < 1024
+        assert after - held < smallest
         made = {name for name, count in rig.device.calls.items() if count != before.get(name, 0)}
         assert not made & {"cuMemAlloc", "cuMemHostAlloc", "cuStreamBeginCapture", "cuEventCreate"}
         graph.close()
