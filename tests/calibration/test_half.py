@@ -97,7 +97,7 @@ def test_an_output_inside_the_trunk_keeps_name_and_type(new_net: Any, save: Save
     feed = {"x": net.random.normal(size=(1, 2, 6, 6)).astype(np.float32)}
     for expected, found in zip(run(model, feed), run(half, feed), strict=True):
         assert found.dtype == np.float32
-        np.testing.assert_allclose(found, expected, atol=5e-3)
+        np.testing.assert_allclose(found, expected, atol=1e-2)  # Arm also sums in FP16, x86 in FP32
     assert types(half)["trunk.a.relu.half"] == HALF
     assert lint(half) == []
 
@@ -211,6 +211,7 @@ def test_the_default_bundle_in_fp16_answers_as_in_fp32(default_bundle: Path, dat
         feed = {name: window}
         expected, *_ = run(bundle.read_file(files["fp32"]), feed)
         found, *reached = run(probed, feed)
-        # The worst over all test pictures and voices was 0.0014 and 0.0041, of tokens up to 4 and 7.
-        np.testing.assert_allclose(found, expected, atol=0.01)
+        # The worst over all test pictures and voices was 0.0014 and 0.0041, of tokens up to 4 and 7; on Arm,
+        # which sums in FP16 too, 0.0113.
+        np.testing.assert_allclose(found, expected, atol=0.02)
         assert max(np.abs(values).max() for values in reached) < 100.0  # far from 65504

@@ -377,8 +377,16 @@ def test_what_progress_raises_ends_the_build(
     assert "weakly typed" not in caplog.text
 
 
+@pytest.fixture
+def keyboard() -> Iterator[None]:
+    """SIGINT as in a terminal: a shell starts what runs in its background with it ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 def test_ctrl_c_between_two_callbacks_ends_the_build(
-    rig: Opened, bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+    rig: Opened, bundle: Bundle, monkeypatch: pytest.MonkeyPatch, keyboard: None
 ) -> None:
     """Python raises it when the next callback begins, where TensorRT's binding would swallow it."""
     real = Phases.start
