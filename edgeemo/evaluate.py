@@ -6,7 +6,7 @@ import csv
 import heapq
 import logging
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from edgeemo.recognition.emotion import Emotion
     from edgeemo.recognition.recognizer import Recognizer
 
-__all__ = ["Answer", "Report", "evaluate"]
+__all__ = ["Answer", "Item", "Report", "evaluate", "is_video", "read_manifest"]
 
 _COLUMNS = ("face", "voice", "text")
 
@@ -28,13 +28,22 @@ _log = logging.getLogger("edgeemo")
 
 
 @dataclass(frozen=True, slots=True)
-class _Item:
-    """One line of a manifest: the true label, and the file of each modality that the model reads."""
+class Item:
+    """One line of a manifest.
+
+    Attributes:
+        line: in the file, the header being line 1.
+        label: the true label.
+        speaker: who it is, or empty.
+        paths: the file or folder of each modality that is given and read.
+        split: what the column `split` says, or empty; only training reads it.
+    """
 
     line: int
     label: str
     speaker: str
     paths: Mapping[str, Path]
+    split: str = ""
 
 
 def evaluate(
@@ -59,7 +68,9 @@ def evaluate(
         SourceError: a file is missing or cannot be read; the message names the line.
     """
     path = Path(manifest_csv)
-    items = _read(path, model)
+    items = read_manifest(
+        path, model.bundle.modalities, model.labels, reader=f"the bundle {model.bundle.name}"
+    )
     answers = []
     for done, item in enumerate(items, start=1):
         try:
@@ -81,70 +92,84 @@ def evaluate(
 # --- the manifest
 
 
-def _read(path: Path, model: Recognizer) -> list[_Item]:
-    """Every line, checked before the first is answered."""
+def read_manifest(
+    path: Path, modalities: Sequence[str], labels: Sequence[str] | None, *, reader: str
+) -> list[Item]:
+    """Read every line of a manifest, checked before the first is used.
+
+    Args:
+        path: the CSV file.
+        modalities: whose columns are read; at least one of them must be there.
+        labels: the labels that may stand there; None takes any that is not empty.
+        reader: who reads it, as messages name it.
+
+    Raises:
+        InputError: it is not a manifest; the message names the line.
+        SourceError: a file that it names is missing.
+    """
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
             table = csv.DictReader(file)
-            columns = _columns(path, table.fieldnames or (), model)
-            items = [_item(path, table.line_num, row, columns, model) for row in table]
+            columns = _columns(path, table.fieldnames or (), modalities, reader)
+            items = [_item(path, table.line_num, row, columns, labels) for row in table]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        why = error.strerror if isinstance(error, OSError) else error
-        if isinstance(error, UnicodeDecodeError):
-            why = f"byte {error.start} is not UTF-8"
-        raise InputError(f"{path}: it cannot be read ({why}); a manifest is a CSV file in UTF-8") from error
+        raise InputError(f"{path}: it cannot be read ({error}); a manifest is a CSV file in UTF-8") from error
     if not items:
         raise InputError(f"{path}: it has no items; each is a line below the names of the columns")
     return items
 
 
-def _columns(path: Path, names: Iterable[str], model: Recognizer) -> list[str]:
-    """The columns of modalities that the model reads."""
-    given, reads = [name for name in _COLUMNS if name in names], model.bundle.modalities
+def _columns(path: Path, names: Collection[str], reads: Sequence[str], reader: str) -> list[str]:
+    """The columns of modalities that are read."""
+    given = [name for name in _COLUMNS if name in names]
     if "label" not in names:
         raise InputError(f"{path}: it has no column 'label'; its first line must name the columns")
     usable = [name for name in given if name in reads]
     if not usable:
         raise InputError(
             f"{path}: it has no column {' or '.join(repr(name) for name in reads)}, "
-            f"which is what the bundle {model.bundle.name} reads"
+            f"which is what {reader} reads"
         )
     if len(usable) < len(given):
         unread = ", ".join(name for name in given if name not in reads)
-        _log.warning("%s: the bundle %s does not read the column %s", path, model.bundle.name, unread)
+        _log.warning("%s: %s does not read the column %s", path, reader, unread)
     return usable
 
 
 def _item(
-    manifest: Path, line: int, row: Mapping[str, str | None], columns: Iterable[str], model: Recognizer
-) -> _Item:
-    label = (row["label"] or "").strip()
-    if label not in model.labels:
-        raise InputError(
-            f"{manifest}, line {line}: the label is {label!r}; it must be one of {', '.join(model.labels)}"
-        )
+    manifest: Path,
+    line: int,
+    row: Mapping[str, str | None],
+    columns: Sequence[str],
+    labels: Sequence[str] | None,
+) -> Item:
+    label, speaker, split = ((row.get(name) or "").strip() for name in ("label", "speaker", "split"))
+    if not label or (labels is not None and label not in labels):
+        right = "not be empty" if labels is None else f"be one of {', '.join(labels)}"
+        raise InputError(f"{manifest}, line {line}: the label is {label!r}; it must {right}")
     paths = {name: manifest.parent / value for name in columns if (value := (row[name] or "").strip())}
     if not paths:
         raise InputError(f"{manifest}, line {line}: it names no file; give {' or '.join(columns)}")
     for name, path in paths.items():
         if not path.exists():
             raise SourceError(f"{manifest}, line {line}: {name} is {path}, which does not exist")
-    return _Item(line, label, (row.get("speaker") or "").strip(), paths)
+    return Item(line, label, speaker, paths, split)
 
 
 # --- one item
 
 
-def _answer(item: _Item, model: Recognizer, face_is_cropped: bool) -> Emotion:
+def _answer(item: Item, model: Recognizer, face_is_cropped: bool) -> Emotion:
     face, voice = item.paths.get("face"), item.paths.get("voice")
-    if face is not None and _is_video(face):
+    if face is not None and is_video(face):
         return model.recognize_events(_events(face, voice), item.paths, face_is_cropped=face_is_cropped)
     pictures = None if face is None else read_pictures(face)
     samples, rate = (None, None) if voice is None else read_sound(voice)
     return model.recognize(pictures, samples, rate, face_is_cropped=face_is_cropped)
 
 
-def _is_video(path: Path) -> bool:
+def is_video(path: Path) -> bool:
+    """Whether a manifest's `face` is a video, rather than a picture or a folder of pictures."""
     return not (path.is_dir() or path.suffix.lower() in PICTURE_SUFFIXES)
 
 

@@ -6,7 +6,7 @@ import json
 import math
 import platform
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ import numpy as np
 import onnx
 import torch
 from numpy.typing import NDArray
+from torch import nn
 
 import edgeemo
 from edgeemo.inference.bundle import describe_files
@@ -30,15 +31,24 @@ from .encoders.voice import SAMPLE_RATE, VoiceEncoder
 from .recipes.default import Trained
 
 NAME, LICENCE = "edgeemo-default", "CC-BY-NC-SA-4.0"
-NOTICE = (
-    "The weights are for non-commercial use: RAVDESS and nEMO, which they were trained on, are "
-    "CC BY-NC-SA 4.0. "
+DUTIES = (
     "Do not infer emotions of people at work or in education: the EU AI Act prohibits it (Art. 5(1)(f)). "
     "Tell the people whose emotions are inferred (Art. 50(3))."
+)
+NOTICE = (
+    "The weights are for non-commercial use: RAVDESS and nEMO, which they were trained on, are "
+    f"CC BY-NC-SA 4.0. {DUTIES}"
 )
 CALIBRATION_ITEMS = 512
 FOR_TENSORRT = ("fp32", "fp16", "int8")
 ENCODINGS = (*FOR_TENSORRT, "int8-cpu")
+VOICE = {"sample_rate": SAMPLE_RATE, "context": VoiceEncoder.context}
+THRESHOLDS = {
+    "confidence": 0.35,
+    "silence_dbfs": round(20.0 * math.log10(sounds.SILENCE), 2),
+    "dark": 25.0,
+    "clipped": 0.01,
+}
 
 
 def write(trained: Trained, data: Path, folder: Path, seed: int = 0) -> None:
@@ -55,40 +65,69 @@ def write(trained: Trained, data: Path, folder: Path, seed: int = 0) -> None:
     """
     folder.mkdir(parents=True, exist_ok=True)
     width = trained.face.head.in_features
-    encoders = {
-        "face": fold_batch_norms(trained.face.encoder.eval()),
-        "voice": fold_batch_norms(trained.voice.encoder.eval()),
-    }
-    to_onnx.write(
-        encoders["face"],
-        {"face": torch.randint(0, 255, (3, 48, 48, 1), dtype=torch.uint8)},
-        ["tokens"],
-        folder / "face.fp32.onnx",
-        batched=("face",),
-    )
-    to_onnx.write(
-        encoders["voice"],
-        {"voice": torch.randn(1, VoiceEncoder.context) * 0.05},
-        ["tokens"],
-        folder / "voice.fp32.onnx",
-    )
+    outputs = ["logits", "valence_arousal", "face_logits", "voice_logits"]
+    encoders = {"face": trained.face.encoder, "voice": trained.voice.encoder}
+    write_graphs(folder, encoders, trained.fusion, outputs, width)
+    manifest = describe(trained, geometry.measure_corpus(data).geometry, seed, width)
+    feeds = {"face": face_feeds(data, seed), "voice": voice_feeds(data, seed)}
+    finish(folder, manifest, feeds)
+
+
+def write_graphs(
+    folder: Path, encoders: Mapping[str, nn.Module], fusion: nn.Module, outputs: list[str], width: int
+) -> None:
+    """Write the FP32 graph of each encoder, batch normalisations folded, and of the fusion.
+
+    Args:
+        folder: of the bundle.
+        encoders: by modality; they are folded in place.
+        fusion: reads tokens and mask of each of these modalities, the face's first.
+        outputs: the names of what it answers.
+        width: of a token.
+    """
+    if "face" in encoders:
+        to_onnx.write(
+            fold_batch_norms(encoders["face"].eval()),
+            {"face": torch.randint(0, 255, (3, 48, 48, 1), dtype=torch.uint8)},
+            ["tokens"],
+            folder / "face.fp32.onnx",
+            batched=("face",),
+        )
+    if "voice" in encoders:
+        to_onnx.write(
+            fold_batch_norms(encoders["voice"].eval()),
+            {"voice": torch.randn(1, VoiceEncoder.context) * 0.05},
+            ["tokens"],
+            folder / "voice.fp32.onnx",
+        )
     tracks, few = torch.rand(3, SLOTS).round(), torch.rand(3, SLOTS).round()
     few[1], tracks[2] = 0.0, 0.0
-    to_onnx.write(
-        trained.fusion,
-        {
-            "face_tokens": torch.rand(3, SLOTS, width),
-            "face_mask": tracks,
-            "voice_tokens": torch.rand(1, SLOTS, width),
-            "voice_mask": few,
-        },
-        ["logits", "valence_arousal", "face_logits", "voice_logits"],
-        folder / "fusion.fp32.onnx",
-        batched=("face_tokens", "face_mask", "voice_mask"),
-    )
-    manifest = describe(trained, geometry.measure_corpus(data).geometry, seed, width)
-    for name, feeds in (("face", face_feeds(data, seed)), ("voice", voice_feeds(data, seed))):
-        manifest["graphs"][name]["calibration"] = encode(folder, name, feeds)
+    inputs = {
+        "face_tokens": torch.rand(3, SLOTS, width),
+        "face_mask": tracks,
+        "voice_tokens": torch.rand(1, SLOTS, width),
+        "voice_mask": few,
+    }
+    inputs = {name: value for name, value in inputs.items() if name.split("_")[0] in encoders}
+    batched = tuple(name for name in inputs if name != "voice_tokens")
+    to_onnx.write(fusion, inputs, outputs, folder / "fusion.fp32.onnx", batched=batched)
+
+
+def finish(
+    folder: Path, manifest: dict[str, Any], feeds: Mapping[str, Iterable[Mapping[str, NDArray[Any]]]]
+) -> None:
+    """Write the encodings of each encoder, lint all graphs, describe the files and check the whole.
+
+    Args:
+        folder: holds the FP32 graphs.
+        manifest: without ``files``; the digests of the calibration tables are put into it.
+        feeds: calibration items of each encoder.
+
+    Raises:
+        ExportError: the linter found something; nothing is described then.
+    """
+    for name, items in feeds.items():
+        manifest["graphs"][name]["calibration"] = encode(folder, name, items)
     check(folder, manifest)
     manifest["files"] = describe_files(folder, sorted(path.name for path in folder.glob("*.onnx")))
     write_manifest(folder, manifest)
@@ -134,22 +173,32 @@ def write_manifest(folder: Path, manifest: dict[str, Any]) -> None:
 def face_feeds(data: Path, seed: int) -> Iterator[dict[str, NDArray[Any]]]:
     """Training pictures for calibration: as many of each label, half of them jittered."""
     faces = ferplus.read(data / "ferplus", "train")
+    return crops_of(faces.images, faces.majority, len(LABELS), seed)
+
+
+def crops_of(
+    images: NDArray[np.uint8], labels: NDArray[np.int64], count: int, seed: int
+) -> Iterator[dict[str, NDArray[Any]]]:
+    """Face crops for calibration: as many of each of ``count`` labels, half of them jittered."""
     draw = np.random.default_rng(seed)
     random = torch.Generator().manual_seed(seed)
-    each = CALIBRATION_ITEMS // len(LABELS)
-    for label in range(len(LABELS)):
-        rows = draw.permutation(np.flatnonzero(faces.majority == label))
-        rows = np.resize(
-            rows, each
-        )  # the rarest label has fewer: some of its pictures come twice, jittered otherwise
-        plain = faces.images[rows[: each // 2], :, :, None]
-        moved = jitter(torch.from_numpy(faces.images[rows[each // 2 :]]), random)
+    each = CALIBRATION_ITEMS // count
+    for label in range(count):
+        rows = draw.permutation(np.flatnonzero(labels == label))
+        # The rarest label has fewer: some of its pictures come twice, jittered otherwise.
+        rows = np.resize(rows, each)
+        plain = images[rows[: each // 2], :, :, None]
+        moved = jitter(torch.from_numpy(images[rows[each // 2 :]]), random)
         yield {"face": np.concatenate([plain, moved.round().byte().numpy()])}
 
 
 def voice_feeds(data: Path, seed: int) -> Iterator[dict[str, NDArray[Any]]]:
-    """One-second contexts of training speakers for calibration, half of them distorted."""
-    clips = voices.read(data, "train")
+    """Contexts of training speakers for calibration, as `contexts_of` draws them."""
+    return contexts_of(voices.read(data, "train"), seed)
+
+
+def contexts_of(clips: Sequence[voices.Clip], seed: int) -> Iterator[dict[str, NDArray[Any]]]:
+    """One-second contexts for calibration, one a clip, every second one distorted."""
     random = torch.Generator().manual_seed(seed)
     for turn, row in enumerate(torch.randperm(len(clips), generator=random)[:CALIBRATION_ITEMS].tolist()):
         samples = sounds.load(clips[row].path)
@@ -161,8 +210,6 @@ def voice_feeds(data: Path, seed: int) -> Iterator[dict[str, NDArray[Any]]]:
 def describe(trained: Trained, crops: dict[str, Any], seed: int, width: int) -> dict[str, Any]:
     """The manifest of the default bundle, without ``files``."""
     temperatures = [round(float(value), 4) for value in trained.fusion.temperatures]
-    tokens, masks = ["float32", ["N", SLOTS, width]], ["float32", ["N", SLOTS]]
-    classes = ["float32", ["N", len(LABELS)]]
     return {
         "schema": 1,
         "name": NAME,
@@ -175,53 +222,15 @@ def describe(trained: Trained, crops: dict[str, Any], seed: int, width: int) -> 
         "hop": sounds.HOP / SAMPLE_RATE,
         "window": SLOTS * sounds.HOP / SAMPLE_RATE,
         "face": {"size": [48, 48], "channels": 1, "geometry": crops, "most": 16},
-        "voice": {"sample_rate": SAMPLE_RATE, "context": VoiceEncoder.context},
-        "graphs": {
-            "face": {
-                "mode": "append",
-                "every": 1,
-                "inputs": {"face": ["uint8", ["N", 48, 48, 1]]},
-                "outputs": {"tokens": ["float32", ["N", width]]},
-                "files": {encoding: f"face.{encoding}.onnx" for encoding in ENCODINGS},
-            },
-            "voice": {
-                "mode": "append",
-                "every": 1,
-                "inputs": {"voice": ["float32", [1, VoiceEncoder.context]]},
-                "outputs": {"tokens": ["float32", [1, width]]},
-                "files": {encoding: f"voice.{encoding}.onnx" for encoding in ENCODINGS},
-            },
-            "fusion": {
-                "mode": "fuse",
-                "every": 1,
-                "inputs": {
-                    "face_tokens": tokens,
-                    "face_mask": masks,
-                    "voice_tokens": ["float32", [1, SLOTS, width]],
-                    "voice_mask": masks,
-                },
-                "outputs": {
-                    "logits": classes,
-                    "valence_arousal": ["float32", ["N", 2]],
-                    "face_logits": classes,
-                    "voice_logits": classes,
-                },
-                "files": {"fp32": "fusion.fp32.onnx"},
-            },
-        },
-        "valence_arousal": {
-            "derived": True,
-            "source": "no recording here is labelled with valence or arousal: these are the means that the "
-            "probabilities give over the ratings of the emotion words in Russell and Mehrabian (1977), "
-            "Journal of Research in Personality 11, 273-294",
-            "norms": {name: list(NORMS[name]) for name in LABELS},
-        },
-        "thresholds": {
-            "confidence": 0.35,
-            "silence_dbfs": round(20.0 * math.log10(sounds.SILENCE), 2),
-            "dark": 25.0,
-            "clipped": 0.01,
-        },
+        "voice": VOICE,
+        "graphs": graph_entries(
+            ("face", "voice"),
+            ["logits", "valence_arousal", "face_logits", "voice_logits"],
+            width,
+            len(LABELS),
+        ),
+        "valence_arousal": affect_entry(LABELS),
+        "thresholds": THRESHOLDS,
         "calibration": {
             "method": "temperature, on the development splits; folded into the fusion graph",
             "temperatures": dict(zip(("face", "voice", "face+voice"), temperatures, strict=True)),
@@ -239,9 +248,63 @@ def describe(trained: Trained, crops: dict[str, Any], seed: int, width: int) -> 
             ],
             "development": ["every tenth picture of FER+ train", "RAVDESS actors 15 and 16", "EmoDB 10"],
             "int8": f"symmetric, percentile 99.99, {CALIBRATION_ITEMS} items of the training splits",
-            "versions": {
-                "python": platform.python_version(),
-                **{name: metadata.version(name) for name in ("torch", "onnx", "onnxruntime", "numpy")},
-            },
+            "versions": versions(),
         },
+    }
+
+
+def graph_entries(
+    modalities: Sequence[str], outputs: Sequence[str], width: int, labels: int
+) -> dict[str, dict[str, Any]]:
+    """The manifest's ``graphs``: an encoder for each modality, and the fusion.
+
+    Args:
+        modalities: ``'face'``, ``'voice'`` or both.
+        outputs: what the fusion answers.
+        width: of a token.
+        labels: number of classes.
+    """
+    reads = {
+        "face": ({"face": ["uint8", ["N", 48, 48, 1]]}, "N"),
+        "voice": ({"voice": ["float32", [1, VoiceEncoder.context]]}, 1),
+    }
+    entries: dict[str, dict[str, Any]] = {}
+    fused: dict[str, Any] = {}
+    for name in modalities:
+        inputs, rows = reads[name]
+        entries[name] = {
+            "mode": "append",
+            "every": 1,
+            "inputs": inputs,
+            "outputs": {"tokens": ["float32", [rows, width]]},
+            "files": {encoding: f"{name}.{encoding}.onnx" for encoding in ENCODINGS},
+        }
+        fused[f"{name}_tokens"] = ["float32", [rows, SLOTS, width]]
+        fused[f"{name}_mask"] = ["float32", ["N", SLOTS]]
+    entries["fusion"] = {
+        "mode": "fuse",
+        "every": 1,
+        "inputs": fused,
+        "outputs": {name: ["float32", ["N", 2 if name == "valence_arousal" else labels]] for name in outputs},
+        "files": {"fp32": "fusion.fp32.onnx"},
+    }
+    return entries
+
+
+def affect_entry(labels: Sequence[str]) -> dict[str, Any]:
+    """The manifest's ``valence_arousal`` for labels that all have a rating."""
+    return {
+        "derived": True,
+        "source": "no recording here is labelled with valence or arousal: these are the means that the "
+        "probabilities give over the ratings of the emotion words in Russell and Mehrabian (1977), "
+        "Journal of Research in Personality 11, 273-294",
+        "norms": {name: list(NORMS[name]) for name in labels},
+    }
+
+
+def versions() -> dict[str, str]:
+    """Versions of what took part, as provenance names them."""
+    return {
+        "python": platform.python_version(),
+        **{name: metadata.version(name) for name in ("torch", "onnx", "onnxruntime", "numpy")},
     }

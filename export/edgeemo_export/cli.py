@@ -6,29 +6,88 @@ import argparse
 import logging
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
-from edgeemo.errors import EdgeEmoError
+from edgeemo.errors import CheckFailed, EdgeEmoError, InputError
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run ``edgeemo-export`` and give its exit status: 0 done, 2 wrong usage or input."""
+    """Run ``edgeemo-export`` and give its exit status: 0 done, 1 a check failed, 2 wrong usage or input."""
     parser = argparse.ArgumentParser(prog="edgeemo-export", description="Train, export and measure a bundle.")
     verbs = parser.add_subparsers(dest="verb", required=True)
-    train = verbs.add_parser("train", help="train the default system; run it again to go on where it stopped")
-    train.add_argument("--data", type=Path, required=True, help="folder of the corpora")
+    train = verbs.add_parser(
+        "train",
+        help="train the default system, or its architecture on your own data; "
+        "run it again to go on where it stopped",
+    )
+    on = train.add_mutually_exclusive_group(required=True)
+    on.add_argument("--data", type=Path, help="folder of the corpora of the default system")
+    on.add_argument(
+        "--manifest",
+        type=Path,
+        help="your own data: the CSV file of edgeemo evaluate, with a column speaker, and split if you made "
+        "splits (train, develop, test)",
+    )
+    train.add_argument(
+        "--face-is-cropped", action="store_true", help="the manifest's pictures already are face crops"
+    )
+    train.add_argument(
+        "--speakers-unknown",
+        action="store_true",
+        help="the manifest does not say who speaks: splits are not by speaker, figures are optimistic",
+    )
     train.add_argument("--run", type=Path, default=Path("runs/default"), help="folder of states and curves")
     train.add_argument("--seed", type=int, default=0)
-    train.add_argument("--threads", type=int, default=os.cpu_count() or 1)
+    train.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        dest="settings",
+        help="change a setting, such as voice.schedule.epochs=5 (more than once for several)",
+    )
+    train.add_argument(
+        "--threads",
+        type=int,
+        default=_threads(),
+        help="of each process; several are started by torchrun --nproc-per-node N -m -- edgeemo_export.cli "
+        "train ...",
+    )
     bundle = verbs.add_parser(
         "bundle", help="write a finished run as a bundle: graphs, INT8 encodings, manifest"
     )
     bundle.add_argument(
-        "--data", type=Path, required=True, help="folder of the corpora (INT8 calibration, crop geometry)"
+        "--data",
+        type=Path,
+        help="folder of the corpora (INT8 calibration, crop geometry); not for a run of --manifest",
     )
     bundle.add_argument("--run", type=Path, default=Path("runs/default"))
     bundle.add_argument("--seed", type=int, default=0)
     bundle.add_argument("--out", type=Path, required=True, help="folder of the bundle")
+    bundle.add_argument("--name", help="of a model trained by --manifest")
+    bundle.add_argument("--licence", help="of the weights of a model trained by --manifest")
+    bundle.add_argument("--threads", type=int, default=os.cpu_count() or 1)
+    adapt = verbs.add_parser(
+        "adapt",
+        help="adapt a bundle's voice to recordings of the place where it is used, without their labels",
+    )
+    adapt.add_argument("--bundle", type=Path, required=True, help="folder of the bundle to adapt")
+    adapt.add_argument(
+        "--target", type=Path, required=True, help="folder of recordings of the place, a folder each session"
+    )
+    adapt.add_argument(
+        "--source",
+        type=Path,
+        required=True,
+        help="labelled voices: the CSV file of edgeemo evaluate, with a column speaker",
+    )
+    adapt.add_argument("--out", type=Path, required=True, help="folder of the new bundle")
+    adapt.add_argument(
+        "--labelled", type=Path, help="labelled voices of the place, measured and not learnt from: a CSV file"
+    )
+    adapt.add_argument("--seed", type=int, default=0)
+    adapt.add_argument("--threads", type=int, default=os.cpu_count() or 1)
     manifests = verbs.add_parser("manifests", help="write the test sets as manifests for edgeemo evaluate")
     manifests.add_argument("--data", type=Path, required=True)
     manifests.add_argument("--out", type=Path, required=True)
@@ -49,9 +108,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     seeds.add_argument("--runs", type=Path, nargs="+", required=True, help="two or more run folders")
     seeds.add_argument("--page", type=Path, required=True, help="page to write")
     chosen = parser.parse_args(arguments)
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s: %(message)s")
+    logging.basicConfig(format="%(asctime)s %(name)s: %(message)s")
+    logging.getLogger("edgeemo").setLevel(logging.INFO)  # the exporter's own notes are in the hundreds
     try:
         _run(chosen)
+    except CheckFailed as error:
+        parser.exit(1, f"edgeemo-export: {error}\n")
     except (EdgeEmoError, OSError) as error:
         parser.exit(2, f"edgeemo-export: {error}\n")
     return 0
@@ -75,14 +137,92 @@ def _run(chosen: argparse.Namespace) -> None:
         return
     import torch
 
+    torch.set_num_threads(chosen.threads)
+    verbs = {"train": _train_together, "bundle": _bundle, "adapt": _adapt}
+    verbs[chosen.verb](chosen)
+
+
+def _train_together(chosen: argparse.Namespace) -> None:
+    from . import processes
+
+    with processes.joined():
+        if processes.rank() > 0:
+            logging.getLogger().setLevel(logging.WARNING)
+        _train(chosen)
+
+
+def _threads() -> int:
+    """The cores, shared by the processes that torchrun started on this machine."""
+    return max(1, (os.cpu_count() or 1) // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+
+
+def _train(chosen: argparse.Namespace) -> None:
+    from . import processes
+    from .config import override, seeded
+    from .data import own
     from .recipes import default
+    from .recipes import own as recipe
 
-    torch.set_num_threads(getattr(chosen, "threads", 1))
-    trained = default.train(chosen.data, chosen.run, chosen.seed)
-    if chosen.verb == "bundle":
-        from . import bundle
+    if chosen.manifest is not None:
+        with processes.one_by_one():
+            begun = own.begin(
+                chosen.manifest,
+                chosen.run,
+                seed=chosen.seed,
+                face_is_cropped=chosen.face_is_cropped,
+                speakers_unknown=chosen.speakers_unknown,
+            )
+        recipe.train(begun, override(recipe.DEFAULTS, chosen.settings))
+        return
+    if chosen.face_is_cropped or chosen.speakers_unknown:
+        raise InputError("--face-is-cropped and --speakers-unknown are for --manifest; leave them out")
+    _check_default(chosen.run)
+    config = override(seeded(default.DEFAULTS, chosen.seed), chosen.settings)
+    default.train(chosen.data, chosen.run, config)
 
-        bundle.write(trained, chosen.data, chosen.out, chosen.seed)
+
+def _bundle(chosen: argparse.Namespace) -> None:
+    from . import bundle, own_bundle
+    from .config import seeded
+    from .data import own
+    from .recipes import default
+    from .recipes import own as recipe
+
+    if chosen.data is None:
+        if chosen.name is None or chosen.licence is None:
+            raise InputError(
+                "give --name and --licence for a run of --manifest, or --data for one of the default"
+            )
+        begun = own.reopen(chosen.run)
+        trained = recipe.train(begun, recipe.settings(begun))
+        own_bundle.write(trained, begun, chosen.out, chosen.name, chosen.licence)
+        return
+    if chosen.name is not None or chosen.licence is not None:
+        raise InputError(
+            "--name and --licence are for a run of --manifest; leave them out, or leave --data out"
+        )
+    _check_default(chosen.run)
+    config = seeded(default.settings(chosen.run, default.DEFAULTS), chosen.seed)  # another seed is refused
+    bundle.write(default.train(chosen.data, chosen.run, config), chosen.data, chosen.out, chosen.seed)
+
+
+def _adapt(chosen: argparse.Namespace) -> None:
+    from . import adaptation
+    from .adaptation_report import page
+    from .recipes.adapt import DEFAULTS
+
+    config = replace(DEFAULTS, schedule=replace(DEFAULTS.schedule, seed=chosen.seed))
+    report = adaptation.adapt(
+        chosen.bundle, chosen.target, chosen.source, chosen.out, chosen.labelled, config
+    )
+    print(page(report))
+
+
+def _check_default(run: Path) -> None:
+    from .data.own import STATE
+
+    if (run / STATE).exists():
+        raise InputError(f"{run}: it holds a run of --manifest; leave --data out, or give another --run")
 
 
 if __name__ == "__main__":

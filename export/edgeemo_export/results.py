@@ -112,7 +112,7 @@ def write(folder: Path, data: Path, work: Path, page: Path | None, documents: Se
         for precision in ("int8", "fp32"):
             model = edgeemo.load(folder, precision=precision)
             reports[precision] = evaluate(path, model, face_is_cropped="cropped" in SETS[name][1])
-            entries.append(_entry(name, precision, reports[precision]))
+            entries.append(entry(*SETS[name], name, precision, reports[precision]))
             log.info("%s %s: WA %.3f, UA %.3f", name, precision, reports[precision].wa, reports[precision].ua)
         sections.append(_section(name, reports))
     manifest = json.loads((folder / "manifest.json").read_text())
@@ -136,8 +136,16 @@ def _marked(document: Path) -> tuple[str, str]:
     return text.split(BEGIN)[0], text.split(END)[1]
 
 
-def _entry(name: str, precision: str, report: Report) -> dict[str, Any]:
-    data, given = SETS[name]
+def entry(data: str, given: str, name: str, precision: str, report: Report) -> dict[str, Any]:
+    """One entry of a manifest's ``results``.
+
+    Args:
+        data: what was measured on.
+        given: the modalities.
+        name: of the test set's manifest.
+        precision: of the graphs.
+        report: what `edgeemo evaluate` measured.
+    """
     entry: dict[str, Any] = {"data": data, "given": given, "precision": precision, "n": report.n}
     entry |= {"wa": round(report.wa, 4), "ua": round(report.ua, 4), "ece": round(report.ece, 4)}
     if report.single is not None and report.late is not None:

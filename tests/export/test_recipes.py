@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import importlib
+import inspect
 import json
 import pickle
-from collections.abc import Iterable
+import pkgutil
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,10 +18,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from edgeemo.errors import InputError
+from edgeemo_export import recipes
+from edgeemo_export.cli import main
 from edgeemo_export.data import ferplus, sounds, voices
-from edgeemo_export.data.labels import LABELS
+from edgeemo_export.data.labels import LABELS, NORMS
 from edgeemo_export.data.tokens import SLOTS, Drawer, FaceBank, VoiceBank
-from edgeemo_export.recipes import default, face, fusion, voice
+from edgeemo_export.encoders.restore import VoicePart
+from edgeemo_export.recipes import adapt, default, face, fusion, voice
 from edgeemo_export.systems.attention import AttentionFusion
 from edgeemo_export.train import Schedule
 
@@ -71,15 +78,16 @@ def corpora(monkeypatch: pytest.MonkeyPatch) -> set[str]:
     monkeypatch.setattr(ferplus, "read", read_faces)
     monkeypatch.setattr(voices, "read", read_voices)
     monkeypatch.setattr(sounds, "load", sound)
-    for module, sizes in (
-        (face, {"BATCH": 7}),
-        (voice, {"BATCH": 7, "WINDOWS": 2, "TAKES": 2}),
-        (fusion, {"BATCH": 16, "STEPS": 2, "DEVELOPMENT_PAIRS": 40}),
-    ):
-        for name, value in (sizes | {"SCHEDULE": Schedule(epochs=1, rate=1e-3)}).items():
-            assert hasattr(module, name)
-            monkeypatch.setattr(module, name, value)
+    monkeypatch.setattr(fusion, "DEVELOPMENT_PAIRS", 40)
     return read
+
+
+ONE = Schedule(epochs=1, rate=1e-3, seed=3)
+SMALL = default.Config(
+    face.Config(ONE, batch=7),
+    voice.Config(ONE, batch=7, windows=2, takes=2),
+    fusion.Config(ONE, batch=16, steps=2),
+)
 
 
 def parts(trained: default.Trained) -> dict[str, nn.Module]:
@@ -87,7 +95,7 @@ def parts(trained: default.Trained) -> dict[str, nn.Module]:
 
 
 def test_default_recipe(corpora: set[str], tmp_path: Path) -> None:
-    trained = default.train(tmp_path, tmp_path / "run", seed=3)
+    trained = default.train(tmp_path, tmp_path / "run", SMALL)
     # Nothing of the test split is looked at.
     assert corpora == {"faces train", "faces develop", "voices train", "voices develop"}
     keys = {
@@ -108,7 +116,7 @@ def test_default_recipe(corpora: set[str], tmp_path: Path) -> None:
         assert all(value.isfinite().all() for value in module.state_dict().values())
         (line,) = (tmp_path / "run" / name / "curve.jsonl").read_text().splitlines()
         figures = json.loads(line)
-        assert figures.keys() == {"epoch", "loss", "seconds"} | keys[name]
+        assert figures.keys() == {"epoch", "loss", "rate", "seconds"} | keys[name]
         assert figures["loss"] > 0
         assert all(0 <= figures[key] <= 1 for key in keys[name])
     assert (trained.fusion.temperatures > 0).all()
@@ -119,7 +127,8 @@ def test_default_recipe(corpora: set[str], tmp_path: Path) -> None:
         assert all(torch.equal(value, theirs.state_dict()[key]) for key, value in mine.state_dict().items())
     assert not torch.equal(trained.fusion.face_head.weight, trained.face.head.weight)  # trained further
 
-    again = default.train(tmp_path, tmp_path / "run", seed=3)
+    assert default.settings(tmp_path / "run", default.DEFAULTS) == SMALL
+    again = default.train(tmp_path, tmp_path / "run", SMALL)
     for name, module in parts(again).items():
         expected = parts(trained)[name].state_dict()
         assert all(torch.equal(value, expected[key]) for key, value in module.state_dict().items()), name
@@ -131,17 +140,38 @@ def test_seed_reaches_each_part(corpora: set[str], monkeypatch: pytest.MonkeyPat
     for module in (face, voice, fusion):
         name = module.__name__.rpartition(".")[2]
         monkeypatch.setattr(module, "train", lambda *given, name=name: seen.setdefault(name, given))
-    default.train(tmp_path, tmp_path / "run", seed=11)
-    for name, module in (("face", face), ("voice", voice), ("fusion", fusion)):
-        assert seen[name][-1] == replace(module.SCHEDULE, seed=11)
+    words = ["train", "--data", str(tmp_path), "--run", str(tmp_path / "run"), "--seed", "11"]
+    assert main([*words, "--set", "voice.schedule.epochs=5", "--set", "fusion.batch=64"]) == 0
+    expected = {
+        "face": face.Config(replace(face.SCHEDULE, seed=11)),
+        "voice": voice.Config(replace(voice.SCHEDULE, seed=11, epochs=5)),
+        "fusion": fusion.Config(replace(fusion.SCHEDULE, seed=11), batch=64),
+    }
+    for name, config in expected.items():
+        assert seen[name][-1] == config
         assert seen[name][1] == tmp_path / "run" / name
     assert seen["fusion"][2:4] == (seen["face"], seen["voice"])
+
+
+def test_a_part_that_was_begun_with_other_settings_is_refused(
+    corpora: set[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    default.train(tmp_path, tmp_path / "run", SMALL)
+    for part in ("face", "voice", "fusion"):
+        config = getattr(SMALL, part)
+        other = replace(SMALL, **{part: replace(config, smoothing=0.5)})
+        with pytest.raises(InputError, match=f"{part}.*smoothing was {config.smoothing} and is 0.5; give"):
+            default.train(tmp_path, tmp_path / "run", other)
+    with pytest.raises(SystemExit) as ended:
+        main(["train", "--data", str(tmp_path), "--run", str(tmp_path / "run"), "--set", "face.batch=7"])
+    assert ended.value.code == 2
+    assert "schedule.epochs was 1 and is 28" in capsys.readouterr().err
 
 
 def test_face_learns_bars(corpora: set[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     # Directions do not survive mirroring and rolling, so the pictures are left as they are.
     monkeypatch.setattr(face, "jitter", lambda images, random: images.float()[..., None])
-    face.train(tmp_path, tmp_path, Schedule(epochs=10, rate=3e-3, average=0.9))
+    face.train(tmp_path, tmp_path, face.Config(Schedule(epochs=10, rate=3e-3, average=0.9), batch=7))
     lines = [json.loads(line) for line in (tmp_path / "curve.jsonl").read_text().splitlines()]
     assert lines[-1]["loss"] < 0.7 * lines[0]["loss"]
     assert lines[-1]["ua_balanced"] > 0.5
@@ -175,14 +205,14 @@ def test_voice_is_scored_by_corpus(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_takes_of_a_clip(corpora: set[str]) -> None:
     given = clips("develop")[:2]
     model = voice.VoiceModel(8)
-    takes = voice.record(model.encoder.front, given, seed=1)
-    assert [len(take) for take in takes] == [2] * voice.TAKES
+    takes = voice.record(model.encoder.front, given, seed=1, takes=3)
+    assert [len(take) for take in takes] == [2] * 3
     for place, clip in enumerate(given):
         plain = model.encoder.front(sounds.contexts(sound(clip.path)))[:, 0]
         assert torch.equal(takes[0][place], plain.bfloat16())
         assert takes[1][place].shape[1:] == plain.shape[1:]
         assert not torch.equal(takes[1][place][:1], takes[0][place][:1])
-    again = voice.record(model.encoder.front, given, seed=1)
+    again = voice.record(model.encoder.front, given, seed=1, takes=3)
     assert all(torch.equal(a, b) for a, b in zip(takes[1], again[1], strict=True))
 
 
@@ -190,7 +220,7 @@ def test_mixing_a_third_of_the_clips_with_others() -> None:
     labels = torch.arange(300) % CLASSES
     targets = torch.eye(CLASSES)[labels]
     mels = labels[:, None, None, None].expand(-1, 2, 3, 4).float()
-    mixed, mixture = voice._mix(mels, targets, torch.Generator().manual_seed(0))
+    mixed, mixture = voice._mix(mels, targets, 0.33, torch.Generator().manual_seed(0))
     assert mixed.shape == mels.shape
     torch.testing.assert_close(mixture.sum(dim=1), torch.ones(300))
     assert (mixture[torch.arange(300), labels] >= 0.5).all()  # the clip itself weighs most
@@ -229,8 +259,7 @@ def test_fusion_learns_from_no_empty_slot(monkeypatch: pytest.MonkeyPatch) -> No
         return whole(self, *given)
 
     monkeypatch.setattr(AttentionFusion, "joint_logits", joint_logits)
-    monkeypatch.setattr(fusion, "BATCH", 400)
-    fusion._pair_loss(model, drawer, torch.Generator().manual_seed(0))
+    fusion._pair_loss(model, drawer, 400, 0.05, torch.Generator().manual_seed(0))
     ((face_tokens, face_mask, voice_tokens, voice_mask),) = seen
     for tokens, mask in ((face_tokens, face_mask), (voice_tokens, voice_mask)):
         assert (mask.sum(dim=1) >= 1).all()
@@ -239,15 +268,14 @@ def test_fusion_learns_from_no_empty_slot(monkeypatch: pytest.MonkeyPatch) -> No
     assert stills == pytest.approx(0.25, abs=0.1)
 
 
-def test_every_part_of_the_fusion_gets_a_gradient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fusion, "BATCH", 32)
+def test_every_part_of_the_fusion_gets_a_gradient() -> None:
     model = new_fusion()
     nn.init.normal_(model.joint[3].weight)
     random = torch.Generator().manual_seed(0)
     drawer = Drawer(*banks(), torch.eye(CLASSES))
     prior = fusion.natural_prior(drawer.faces)
-    loss = fusion._still_loss(model, drawer, prior, random) + fusion._pair_loss(model, drawer, random)
-    loss.backward()
+    loss = fusion._still_loss(model, drawer, prior, 32, random)
+    (loss + fusion._pair_loss(model, drawer, 32, 0.05, random)).backward()
     for key, parameter in model.named_parameters():
         assert parameter.grad is not None and parameter.grad.isfinite().all(), key
         # A key's bias moves all scores alike, which a softmax does not see.
@@ -306,7 +334,7 @@ def test_terms_are_weighed_by_what_they_are_worth(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(model, "joint_logits", lambda *given: noise)
     nn.init.ones_(model.joint[3].weight)
     empty = torch.zeros(len(truth), 1)
-    fusion._weigh(model, fusion.Pairs((empty, empty, empty, empty), truth))
+    fusion.weigh(model, fusion.Pairs((empty, empty, empty, empty), truth))
     assert model.weights.tolist() == pytest.approx([0.5, 2.0], rel=0.1)
     assert model.joint[3].weight.abs().max() < 0.1
 
@@ -334,10 +362,10 @@ def test_calibration_finds_temperatures(monkeypatch: pytest.MonkeyPatch) -> None
     shares = nn.functional.one_hot(truth, CLASSES).float()
     pairs = fusion.Pairs((tokens[0], mask[0], tokens[0], mask[0]), truth)
     monkeypatch.setattr(fusion, "development_pairs", lambda faces, voices, moving: pairs)
-    monkeypatch.setattr(fusion, "_weigh", lambda model, pairs: None)  # has its own test
+    monkeypatch.setattr(fusion, "weigh", lambda model, pairs: None)  # has its own test
     model.temperatures.fill_(7.0)  # what an earlier calibration left
     banks = FaceBank(tokens[:, :, 0], shares, truth), VoiceBank(tokens, mask, truth)
-    fusion.calibrate(model, *banks, torch.zeros(CLASSES))
+    fusion.calibrate(model, *banks, torch.zeros(CLASSES), 0.008)
     assert model.temperatures.tolist() == pytest.approx([2.0, 0.5, 3.0], rel=0.08)
     assert not model.prior.any()
 
@@ -359,7 +387,7 @@ def test_prior_is_used_where_it_pays(gain: float, expected: bool) -> None:
     stills[:, 1] += 0.3
     log_prior = torch.full((CLASSES,), -3.0)
     log_prior[4] = 3.0
-    measure = fusion._measure_of_prior(stills, truth, log_prior)
+    measure = fusion._measure_of_prior(stills, truth, log_prior, 0.008)
     answers = (stills + measure * log_prior).argmax(dim=1)
     right = (answers == truth).float()
     if expected:
@@ -406,3 +434,99 @@ def test_stored_tokens_are_weights_only(corpora: set[str], tmp_path: Path, name:
         fusion.banks(
             tmp_path, tmp_path, SimpleNamespace(encoder=Counted()), SimpleNamespace(encoder=Counted())
         )
+
+
+# Defects of published systems that no model of a recipe has
+
+
+def _modules_of_recipes() -> set[type[nn.Module]]:
+    """Every model that a recipe makes."""
+    found: set[type[nn.Module]] = set()
+    for info in pkgutil.iter_modules(recipes.__path__, f"{recipes.__name__}."):
+        module = importlib.import_module(info.name)
+        for value in vars(module).values():
+            if isinstance(value, type) and issubclass(value, nn.Module):
+                found.add(value)
+    return {
+        kind for kind in found if kind.__module__.startswith((recipes.__name__, AttentionFusion.__module__))
+    }
+
+
+def answer_of_adapting(model: nn.Module, voice_: Tensor) -> Tensor:
+    tokens = model.encoder(voice_.flatten(0, 1)).unflatten(0, (len(voice_), -1))
+    return model.head(model.pool(tokens))  # type: ignore[no-any-return]
+
+
+def answer_of_voice(model: nn.Module, voice_: Tensor) -> Tensor:
+    assert isinstance(model, voice.VoiceModel)
+    return model.classify(model.encoder(voice_.flatten(0, 1)).unflatten(0, (len(voice_), -1)))
+
+
+def pictures(count: int) -> tuple[Tensor, ...]:
+    return (torch.randint(256, (count, 48, 48, 1), dtype=torch.uint8),)
+
+
+def sounds_of(count: int) -> tuple[Tensor, ...]:
+    return (0.1 * torch.randn(count, 3, sounds.CONTEXT),)
+
+
+def tokens_of_both(count: int) -> tuple[Tensor, ...]:
+    masks = (torch.rand(2, count, SLOTS) < 0.7).float()
+    return torch.rand(count, SLOTS, 8), masks[0], torch.rand(count, SLOTS, 8), masks[1]
+
+
+def new_adapting() -> nn.Module:
+    part = voice.VoiceModel()
+    return adapt.Adapting(VoicePart(part.encoder, part.pool, part.head, 1.0))
+
+
+def fusion_of_real_norms() -> nn.Module:
+    return AttentionFusion(8, CLASSES, [NORMS[name] for name in LABELS], inner=4, heads=2)
+
+
+MODELS: dict[type[nn.Module], tuple[Any, Any, Any]] = {  # how it is made, asked, and of what
+    face.FaceModel: (face.FaceModel, None, pictures),
+    voice.VoiceModel: (voice.VoiceModel, answer_of_voice, sounds_of),
+    AttentionFusion: (fusion_of_real_norms, None, tokens_of_both),
+    adapt.Adapting: (new_adapting, answer_of_adapting, sounds_of),
+}
+
+
+def test_every_model_of_a_recipe_is_tried() -> None:
+    assert _modules_of_recipes() == set(MODELS)
+
+
+@pytest.mark.parametrize("kind", MODELS)
+@torch.no_grad()
+def test_permuting_the_batch_permutes_the_answers(
+    kind: type[nn.Module], enliven: Callable[..., nn.Module]
+) -> None:
+    """No sample's answer hangs on the others, as it does where attention runs along the batch."""
+    build, ask, inputs = MODELS[kind]
+    model, order = enliven(build()), torch.tensor([2, 0, 4, 3, 1])
+    torch.manual_seed(1)
+    given = inputs(5)
+    asked = ask or (lambda model, *given: model(*given))
+    answers, permuted = asked(model, *given), asked(model, *(x[order] for x in given))
+    alone = asked(model, *(x[:1] for x in given))
+    if isinstance(answers, Tensor):
+        answers, permuted, alone = (answers,), (permuted,), (alone,)
+    for whole, other, single in zip(answers, permuted, alone, strict=True):
+        assert (whole[0] - whole[1]).abs().max() > 1e-3  # samples differ
+        torch.testing.assert_close(other, whole[order], rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(single, whole[:1], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", MODELS)
+def test_an_answer_needs_no_labels(kind: type[nn.Module]) -> None:
+    """Whatever a model can be asked takes what was seen and heard, and nothing that says the answer."""
+    asked = {name: getattr(kind, name) for name in ("forward", "classify") if name in vars(kind)}
+    for name, method in asked.items():
+        parameters = list(inspect.signature(method).parameters)[1:]
+        allowed = {
+            "face",
+            "tokens",
+            "mask",
+            *(f"{m}_{what}" for m in ("face", "voice") for what in ("tokens", "mask")),
+        }
+        assert set(parameters) <= allowed, f"{name}({', '.join(parameters)})"

@@ -12,12 +12,22 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from edgeemo.errors import InputError
+from edgeemo_export import train
+from edgeemo_export.alignment import DANN
+from edgeemo_export.precision import mixed
 from edgeemo_export.recipes.face import FaceModel
 from edgeemo_export.recipes.voice import VoiceModel
 from edgeemo_export.systems.attention import AttentionFusion
 from edgeemo_export.train import Schedule, fit, learning_rate, optimiser
 
 STEPS = 3
+
+
+@pytest.fixture(autouse=True)
+def no_estimate(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Steps are counted here; those of the estimate are not the run's own (see test_budget.py)."""
+    monkeypatch.setattr(train, "_estimate", lambda *given: None)
 
 
 class Net(nn.Module):
@@ -34,6 +44,22 @@ class Net(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         x = self.norm(self.conv(x)).relu().mean(dim=(2, 3))
         return self.frozen(self.head(self.drop(x)))  # type: ignore[no-any-return]
+
+
+class Judge(nn.Module):
+    """Trained beside a `Net`, whose head it shares; it counts what it has judged."""
+
+    seen: Tensor
+
+    def __init__(self, net: Net) -> None:
+        super().__init__()
+        self.head, self.weigh = net.head, nn.Linear(2, 1)
+        self.register_buffer("seen", torch.zeros((), dtype=torch.long))
+
+    def forward(self, x: Tensor) -> Tensor:
+        assert self.training
+        self.seen += 1
+        return self.weigh(self.head(x.mean(dim=(2, 3)).repeat(1, 2))).square().mean() / self.seen
 
 
 class Stopped(Exception):
@@ -71,6 +97,26 @@ class Task:
         return model, fit(model, self.batches, STEPS, self.loss, self.develop, self.schedule, self.folder)
 
 
+class Judged(Task):
+    """Its loss has two parts, one of which a module beside the model gives and a ramp fades in."""
+
+    share = 0.0
+
+    def loss(self, model: nn.Module, labels: Tensor, random: torch.Generator) -> Any:
+        x = torch.randn(8, 2, 6, 6, generator=random) + labels[:, None, None, None]
+        return {"class": nn.functional.cross_entropy(model(x), labels), "judge": self.share * self.judge(x)}
+
+    def advance(self, share: float) -> None:
+        self.share = share
+
+    def run(self) -> tuple[nn.Module, nn.Module]:
+        torch.manual_seed(self.schedule.seed)
+        model = Net()
+        self.judge = Judge(model)
+        given = (model, self.batches, STEPS, self.loss, self.develop, self.schedule, self.folder)
+        return self.judge, fit(*given, beside=self.judge, advance=self.advance)
+
+
 def curve(folder: Path) -> list[dict[str, float]]:
     lines = [json.loads(line) for line in (folder / "curve.jsonl").read_text().splitlines()]
     for line in lines:
@@ -104,7 +150,84 @@ def test_each_trainable_parameter_is_in_one_group(build: Callable[[], nn.Module]
             assert group["weight_decay"] == (0.25 if p.ndim > 1 else 0.0)
 
 
+@pytest.mark.parametrize("build", [Judge, lambda net: DANN(2)], ids=["judge", "discriminator"])
+def test_parameters_beside_the_model_are_in_one_group_too(build: Callable[[Net], nn.Module]) -> None:
+    net = Net()
+    beside = build(net)  # a judge shares the net's head
+    adam = optimiser(net, Schedule(1), beside)
+    grouped = [id(p) for group in adam.param_groups for p in group["params"]]
+    trainable = {id(p) for module in (net, beside) for p in module.parameters() if p.requires_grad}
+    assert len(grouped) == len(trainable) and set(grouped) == trainable
+    assert {id(p) for p in beside.parameters()} <= trainable
+
+
+def test_what_is_beside_the_model_is_trained_and_left(tmp_path: Path) -> None:
+    task = Judged(tmp_path, Schedule(2, rate=0.05))
+    torch.manual_seed(0)
+    new = Judge(Net()).state_dict()
+    judge, kept = task.run()
+    for name, value in judge.state_dict().items():
+        assert not torch.equal(value, new[name]), name
+    assert judge.state_dict()["seen"] == 2 * STEPS
+    assert kept.state_dict().keys() == Net().state_dict().keys()
+
+
 # Learning rate
+
+
+# Five steps of warm-up to 0.01, then half a cosine over fifteen.
+REFERENCE = [
+    *(0.002, 0.004, 0.006, 0.008, 0.01, 0.01, 0.00989074, 0.00956773, 0.00904508, 0.00834565),
+    *(0.0075, 0.00654508, 0.00552264, 0.00447736, 0.00345492, 0.0025, 0.00165435, 0.00095492),
+    *(0.00043227, 0.00010926),
+]
+
+
+def test_learning_rate_is_the_reference() -> None:
+    schedule = Schedule(1, rate=0.01, warm=0.25)
+    assert [learning_rate(schedule, step, 20) for step in range(20)] == pytest.approx(REFERENCE, rel=1e-4)
+
+
+@pytest.mark.parametrize("stop", [None, 2, 4])
+def test_every_group_steps_at_the_reference(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stop: int | None
+) -> None:
+    """The curve, and nothing else, sets the rate: of each group, at each step, through a resume."""
+    rates: list[float] = []
+    whole = torch.optim.AdamW.step
+
+    def step(self: torch.optim.AdamW, closure: None = None) -> Any:
+        assert len({group["lr"] for group in self.param_groups}) == 1
+        rates.append(self.param_groups[0]["lr"])
+        return whole(self, closure)
+
+    monkeypatch.setattr(torch.optim.AdamW, "step", step)
+    monkeypatch.setitem(globals(), "STEPS", 4)
+    schedule = Schedule(5, rate=0.01, warm=0.25)
+    if stop is not None:
+        with pytest.raises(Stopped):
+            Judged(tmp_path, schedule, stop=stop).run()
+        rates.pop()  # of the epoch that is made again
+    Judged(tmp_path, schedule).run()
+    assert rates == pytest.approx(REFERENCE, rel=1e-4)
+    assert [line["rate"] for line in curve(tmp_path)] == pytest.approx(REFERENCE[3::4], rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"epochs": 0}, "epochs 0; it must be 1 or more"),
+        ({"rate": 0.0}, "rate 0.0; it must be above 0"),
+        ({"decay": -1.0}, "decay -1.0"),
+        ({"warm": 1.5}, "warm 1.5; it must be from 0 to 1"),
+        ({"average": 1.0}, "average 1.0; it must be from 0 to below 1"),
+        ({"seed": -1}, "seed -1"),
+        ({"rate": math.nan}, "rate nan"),
+    ],
+)
+def test_schedules_out_of_range_are_refused(changed: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        Schedule(**{"epochs": 1, **changed})
 
 
 @pytest.mark.parametrize(
@@ -183,6 +306,112 @@ def test_resumed_run_equals_an_uninterrupted_one(tmp_path: Path, stop: int) -> N
     assert curve(tmp_path / "parts") == curve(tmp_path / "whole")
 
 
+@pytest.mark.parametrize("stop", [2, 3])
+def test_resumed_run_with_a_module_beside_equals_an_uninterrupted_one(tmp_path: Path, stop: int) -> None:
+    schedule = Schedule(3, rate=0.05, average=0.9, seed=7)
+    whole, whole_average = Judged(tmp_path / "whole", schedule).run()
+    with pytest.raises(Stopped):
+        Judged(tmp_path / "parts", schedule, stop=stop).run()
+    parts, parts_average = Judged(tmp_path / "parts", schedule).run()
+    assert_bits_equal(parts.state_dict(), whole.state_dict())
+    assert_bits_equal(parts_average.state_dict(), whole_average.state_dict())
+
+
+def test_named_losses_have_their_curves(tmp_path: Path) -> None:
+    Judged(tmp_path, Schedule(2)).run()
+    for line in curve(tmp_path):
+        assert line["loss"] == pytest.approx(line["loss_class"] + line["loss_judge"], rel=1e-3)
+        assert line["loss_judge"] > 0
+
+
+def test_losses_are_told_how_far_a_run_is(tmp_path: Path) -> None:
+    shares: list[float] = []
+    for epochs, stop in ((2, 2), (2, None)):
+        task = Judged(tmp_path, Schedule(epochs), stop)
+        task.advance = lambda share, task=task: (shares.append(share), Judged.advance(task, share))  # type: ignore[method-assign,misc]
+        try:
+            task.run()
+        except Stopped:
+            shares.pop()
+    assert shares == [step / (2 * STEPS) for step in range(2 * STEPS)]
+
+
+@pytest.mark.parametrize("given", [STEPS - 1, STEPS + 1, 0])
+def test_an_epoch_of_other_than_its_steps_is_refused(tmp_path: Path, given: int) -> None:
+    task = Task(tmp_path, Schedule(2))
+    few = [torch.tensor([0, 1] * 4)] * given
+    with pytest.raises(InputError, match=f"batches: {given} in an epoch; the schedule counts {STEPS}"):
+        fit(Net(), lambda random: few, STEPS, task.loss, task.develop, task.schedule, tmp_path)
+
+
+# Mixed precision
+
+
+@pytest.fixture
+def scaled(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An old GPU's float16, whose gradients are scaled, on this CPU."""
+    monkeypatch.setattr(train, "half", lambda device: torch.float16)
+
+
+def test_scaled_gradients_make_the_same_steps(tmp_path: Path, scaled: None) -> None:
+    found, _ = Task(tmp_path / "scaled", Schedule(2, rate=0.05)).run()
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.setattr(train, "half", lambda device: torch.bfloat16)
+        expected, _ = Task(tmp_path / "plain", Schedule(2, rate=0.05)).run()
+    for name, value in expected.state_dict().items():
+        torch.testing.assert_close(found.state_dict()[name], value, rtol=1e-3, atol=1e-4)
+
+
+def test_a_step_whose_gradients_overflow_is_left_out(tmp_path: Path, scaled: None) -> None:
+    model, seen = nn.ParameterDict({"x": nn.Parameter(torch.ones(()))}), []
+
+    def loss(model: nn.Module, batch: int, random: torch.Generator) -> Tensor:
+        assert isinstance(model, nn.ParameterDict)
+        seen.append(model["x"].item())
+        return model["x"] * (math.inf if batch == 1 else 1.0)
+
+    schedule = Schedule(1, rate=0.01, decay=0.0, average=0.0)
+    kept = fit(model, lambda random: range(3), 3, loss, lambda model: {}, schedule, tmp_path)
+    assert seen[0] > seen[1] == seen[2] and math.isfinite(model["x"].item())
+    assert kept["x"].item() == pytest.approx(model["x"].item())  # type: ignore[index]
+
+
+def test_the_scale_is_part_of_the_state(tmp_path: Path, scaled: None) -> None:
+    schedule = Schedule(4, rate=0.05, average=0.9, seed=7)
+    whole, _ = Task(tmp_path / "whole", schedule).run()
+    with pytest.raises(Stopped):
+        Task(tmp_path / "parts", schedule, stop=3).run()
+    parts, _ = Task(tmp_path / "parts", schedule).run()
+    assert_bits_equal(parts.state_dict(), whole.state_dict())
+    state = torch.load(tmp_path / "parts" / "state.pt", weights_only=True)
+    assert state["scaler"]["_growth_tracker"] == 4 * STEPS  # steps since the scale last changed
+
+
+@pytest.mark.gpu
+def test_a_model_on_a_gpu_is_fitted_there_and_goes_on(tmp_path: Path) -> None:
+    if not torch.cuda.is_available():
+        pytest.skip("torch finds no GPU")
+
+    class Elsewhere(Task):
+        def loss(self, model: nn.Module, labels: Tensor, random: torch.Generator) -> Tensor:
+            x = torch.randn(8, 2, 6, 6, generator=random) + labels[:, None, None, None]
+            with mixed(torch.device("cuda")):
+                logits = model(x.cuda())
+            return nn.functional.cross_entropy(logits.float(), labels.cuda())
+
+        def run(self) -> tuple[nn.Module, nn.Module]:
+            torch.manual_seed(0)
+            model = Net().cuda()
+            return model, fit(model, self.batches, STEPS, self.loss, self.develop, self.schedule, self.folder)
+
+    with pytest.raises(Stopped):
+        Elsewhere(tmp_path, Schedule(4, rate=0.05), stop=3).run()
+    _, kept = Elsewhere(tmp_path, Schedule(4, rate=0.05)).run()
+    assert all(value.is_cuda for value in kept.state_dict().values())
+    lines = curve(tmp_path)
+    assert len(lines) == 4 and lines[-1]["loss"] < lines[0]["loss"]
+
+
 def test_two_runs_of_one_seed_are_equal_and_of_two_seeds_are_not(tmp_path: Path) -> None:
     first, again, other = (
         Task(tmp_path / name, Schedule(2, seed=seed)).run()[1].state_dict()
@@ -225,7 +454,8 @@ def test_curve(tmp_path: Path) -> None:
     # Every fifth epoch and the last.
     assert [line["epoch"] for line in lines if "size" in line] == [5, 7]
     assert task.developed == 2
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["curve.jsonl", "state.pt"]
+    written = {path.name for path in tmp_path.iterdir()} - {"tensorboard"}
+    assert written == {"curve.jsonl", "state.pt"}
 
 
 def test_finished_run_is_read_back(tmp_path: Path) -> None:

@@ -63,7 +63,9 @@ def bank_faces(encoder: nn.Module, faces: Faces, copies: int, seed: int) -> Face
 
 
 @torch.no_grad()
-def bank_voices(encoder: nn.Module, clips: Sequence[voices.Clip], copies: int, seed: int) -> VoiceBank:
+def bank_voices(
+    encoder: nn.Module, clips: Sequence[voices.Clip], copies: int, seed: int, labels: Sequence[str] = LABELS
+) -> VoiceBank:
     """Encode the last four seconds of utterances, once as they are and ``copies - 1`` times distorted."""
     random = torch.Generator().manual_seed(seed)
     encoder.eval()
@@ -76,7 +78,7 @@ def bank_voices(encoder: nn.Module, clips: Sequence[voices.Clip], copies: int, s
             tokens.append(torch.cat([made.new_zeros(SLOTS - len(made), made.shape[1]), made]))
             masks[copy, place, SLOTS - len(made) :] = 1.0
     stacked = torch.stack(tokens).unflatten(0, (len(clips), copies)).transpose(0, 1)
-    return VoiceBank(stacked, masks, torch.tensor([LABELS.index(clip.label) for clip in clips]))
+    return VoiceBank(stacked, masks, torch.tensor([labels.index(clip.label) for clip in clips]))
 
 
 class Drawer:

@@ -2,22 +2,43 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from .. import processes
+from ..config import keep
 from ..data import ferplus
 from ..data.labels import LABELS
 from ..data.pictures import jitter
 from ..encoders.face import FaceEncoder
 from ..metrics import accuracies
+from ..precision import mixed
 from ..train import Schedule, fit
 
-BATCH = 128
 SCHEDULE = Schedule(epochs=28, rate=3e-3, decay=0.08)
+
+
+@dataclass(frozen=True)
+class Config:
+    """Settings of the recipe.
+
+    Attributes:
+        schedule: see `edgeemo_export.train.Schedule`.
+        batch: pictures of a step.
+        smoothing: share of each target that is spread over all labels.
+    """
+
+    schedule: Schedule = SCHEDULE
+    batch: int = 128
+    smoothing: float = 0.02
+
+
+DEFAULTS = Config()
 
 
 class FaceModel(nn.Module):
@@ -25,53 +46,83 @@ class FaceModel(nn.Module):
 
     Args:
         width: token width D.
+        labels: number of classes K.
     """
 
-    def __init__(self, width: int = 128) -> None:
+    def __init__(self, width: int = 128, labels: int = len(LABELS)) -> None:
         super().__init__()
         self.encoder = FaceEncoder(width)
-        self.head = nn.Linear(width, len(LABELS))
+        self.head = nn.Linear(width, labels)
 
     def forward(self, face: Tensor) -> Tensor:
-        """Map crops ``[N, 48, 48, 1]`` to logits ``[N, 7]``, balanced over the classes."""
+        """Map crops ``[N, 48, 48, 1]`` to logits ``[N, K]``, balanced over the classes."""
         logits: Tensor = self.head(self.encoder(face))
         return logits
 
 
-def train(data: Path, folder: Path, schedule: Schedule = SCHEDULE) -> FaceModel:
-    """Train on FER+ train, less the development cut.
-
-    The loss is the cross-entropy with the raters' shares, of logits to which the log prior of the labels is
-    added (Menon et al., 2021): the logits themselves then favour no class, which FER+, 58 % neutral and
-    happy, otherwise teaches.
-    """
+def train(data: Path, folder: Path, config: Config = DEFAULTS) -> FaceModel:
+    """Train on FER+ train, less the development cut."""
     faces = ferplus.read(data / "ferplus", "train")
     shares = faces.shares
     # Where most raters see contempt, no face or nothing they could name, the rest of the votes says little.
     kept = faces.votes[:, :7].sum(axis=1) >= 0.5 * faces.votes.sum(axis=1)
     images, targets = torch.from_numpy(faces.images[kept]), torch.from_numpy(shares[kept])
-    prior = targets.mean(dim=0).log()
-    torch.manual_seed(schedule.seed)
-    model = FaceModel()
-    model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    steps = len(images) // BATCH
+
+    def develop(model: FaceModel, prior: Tensor) -> Mapping[str, float]:
+        return score(model, data, "develop", prior)
+
+    return learn(images, targets, develop, folder, config)
+
+
+def learn(
+    images: Tensor,
+    targets: Tensor,
+    develop: Callable[[FaceModel, Tensor], Mapping[str, float]],
+    folder: Path,
+    config: Config = DEFAULTS,
+) -> FaceModel:
+    """Train on crops.
+
+    The loss is the cross-entropy with the targets, of logits to which the log prior of the labels is added
+    (Menon et al., 2021): the logits themselves then favour no class, which FER+, 58 % neutral and happy,
+    otherwise teaches.
+
+    Args:
+        images: uint8 ``[n, 48, 48]``.
+        targets: shares of the labels, ``[n, K]``, each label with some.
+        develop: figures of a model and the log prior ``[K]``.
+        folder: of the settings, the state and the curve.
+        config: the settings.
+
+    Raises:
+        InputError: the run in ``folder`` was begun with other settings.
+    """
+    keep(config, folder)
+    prior, where = targets.mean(dim=0).log(), processes.device()
+    torch.manual_seed(config.schedule.seed)
+    model = FaceModel(labels=targets.shape[1])
+    model.to(where, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    size = min(config.batch, len(images))
+    steps = len(images) // size
 
     def batches(random: torch.Generator) -> Iterator[Tensor]:
         order = torch.randperm(len(images), generator=random)
-        return iter(order[: steps * BATCH].split(BATCH))
+        return iter(order[: steps * size].split(size))
 
     def loss(model: nn.Module, rows: Tensor, random: torch.Generator) -> Tensor:
-        x = jitter(images[rows], random).contiguous()
-        with torch.autocast("cpu", torch.bfloat16):
+        x = jitter(images[rows], random).contiguous().to(where)
+        with mixed(where):
             logits = model(x)
-        return F.cross_entropy(logits.float() + prior, targets[rows], label_smoothing=0.02)
+        logits = logits.float() + prior.to(where)
+        return F.cross_entropy(logits, targets[rows].to(where), label_smoothing=config.smoothing)
 
-    def develop(model: nn.Module) -> Mapping[str, float]:
-        return score(model, data, "develop", prior)
+    def figures(model: nn.Module) -> Mapping[str, float]:
+        assert isinstance(model, FaceModel)
+        return develop(model, prior)
 
-    averaged = fit(model, batches, steps, loss, develop, schedule, folder)
+    averaged = fit(model, batches, steps, loss, figures, config.schedule, folder)
     assert isinstance(averaged, FaceModel)
-    return averaged
+    return averaged.cpu()
 
 
 @torch.no_grad()
@@ -80,7 +131,8 @@ def score(model: nn.Module, data: Path, split: str, prior: Tensor) -> dict[str, 
     faces = ferplus.read(data / "ferplus", split)
     truth = torch.from_numpy(faces.majority)
     images = torch.from_numpy(faces.images)[truth >= 0, :, :, None]
-    logits = torch.cat([model.eval()(part) for part in images.split(256)]).float()
+    where = next(model.parameters()).device
+    logits = torch.cat([model.eval()(part.to(where)).cpu() for part in images.split(256)]).float()
     figures = {}
     for name, share in (("balanced", 0.0), ("half", 0.5), ("natural", 1.0)):
         for key, value in accuracies((logits + share * prior).argmax(1), truth[truth >= 0]).items():

@@ -12,6 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from .. import processes
+from ..config import keep
 from ..data import ferplus, voices
 from ..data.labels import LABELS, NORMS
 from ..data.tokens import (
@@ -31,21 +33,47 @@ from .voice import VoiceModel
 
 Bank = TypeVar("Bank", FaceBank, VoiceBank)
 
-BATCH, STEPS = 256, 100
 SCHEDULE = Schedule(epochs=15, rate=1e-3, decay=0.05, average=0.998)
 DEVELOPMENT_PAIRS = 4000
-GIVEN_UP = 0.008  # of the WA on stills, for the sake of the rare labels
+
+
+@dataclass(frozen=True)
+class Config:
+    """Settings of the recipe.
+
+    Attributes:
+        schedule: see `edgeemo_export.train.Schedule`.
+        batch: stills of a step, and pairs of a step.
+        steps: of an epoch.
+        smoothing: share of each pair's target that is spread over all labels.
+        given_up: what the measure of the prior may cost of the WA on stills, for the sake of the rare labels.
+    """
+
+    schedule: Schedule = SCHEDULE
+    batch: int = 256
+    steps: int = 100
+    smoothing: float = 0.05
+    given_up: float = 0.008
+
+
+DEFAULTS = Config()
 
 
 def train(
-    data: Path, folder: Path, face: FaceModel, voice: VoiceModel, schedule: Schedule = SCHEDULE
+    data: Path, folder: Path, face: FaceModel, voice: VoiceModel, config: Config = DEFAULTS
 ) -> AttentionFusion:
     """Train over tokens of frozen encoders, then calibrate on development pairs.
 
-    The voice's pooling and both classifiers start as the encoders' own; the voice's stay as they are.
+    The voice's pooling and both classifiers start as the encoders' own; the voice's stay as they are. All of
+    it is small, and stays on the CPU, where the tokens are.
+
+    Raises:
+        InputError: the run in ``folder`` was begun with other settings.
     """
-    bank = banks(data, folder, face, voice)
-    torch.manual_seed(schedule.seed)
+    keep(config, folder)
+    with processes.one_by_one():
+        bank = banks(data, folder, face, voice)
+    torch.manual_seed(config.schedule.seed)
     model = AttentionFusion(face.head.in_features, len(LABELS), [NORMS[name] for name in LABELS])
     model.face_head.load_state_dict(face.head.state_dict())
     model.voice_head.load_state_dict(voice.head.state_dict())
@@ -55,19 +83,20 @@ def train(
     drawer = Drawer(bank.faces, bank.voices, confusion(voice, bank.develop_voices))
     log_prior = natural_prior(bank.faces)
 
-    def batches(random: torch.Generator) -> Iterator[None]:
-        return iter([None] * STEPS)
+    def batches(random: torch.Generator) -> Iterator[int]:
+        return iter([config.batch] * config.steps)
 
-    def loss(model: nn.Module, batch: None, random: torch.Generator) -> Tensor:
+    def loss(model: nn.Module, count: int, random: torch.Generator) -> Tensor:
         assert isinstance(model, AttentionFusion)
-        return _still_loss(model, drawer, log_prior, random) + _pair_loss(model, drawer, random)
+        still = _still_loss(model, drawer, log_prior, count, random)
+        return still + _pair_loss(model, drawer, count, config.smoothing, random)
 
     def develop(model: nn.Module) -> Mapping[str, float]:
         assert isinstance(model, AttentionFusion)
         return score(model, bank.develop_faces, bank.develop_voices)
 
-    model = fit(model, batches, STEPS, loss, develop, schedule, folder)  # type: ignore[assignment]
-    calibrate(model, bank.develop_faces, bank.develop_voices, log_prior)
+    model = fit(model, batches, config.steps, loss, develop, config.schedule, folder)  # type: ignore[assignment]
+    calibrate(model, bank.develop_faces, bank.develop_voices, log_prior, config.given_up)
     return model
 
 
@@ -77,16 +106,20 @@ def natural_prior(faces: FaceBank) -> Tensor:
     return prior - prior.mean()
 
 
-def _still_loss(model: AttentionFusion, drawer: Drawer, log_prior: Tensor, random: torch.Generator) -> Tensor:
-    tokens, shares = drawer.stills(BATCH, random)
+def _still_loss(
+    model: AttentionFusion, drawer: Drawer, log_prior: Tensor, count: int, random: torch.Generator
+) -> Tensor:
+    tokens, shares = drawer.stills(count, random)
     logits = model.face_logits(tokens, torch.ones(len(tokens), 1))
     return F.cross_entropy(logits + log_prior, shares)
 
 
-def _pair_loss(model: AttentionFusion, drawer: Drawer, random: torch.Generator) -> Tensor:
-    labels = torch.randint(len(LABELS), (BATCH,), generator=random)
-    stills, still_mask = at_random_slot(drawer.pictures(labels[: BATCH // 4, None], random), random)
-    moving, moving_mask = drawer.sequences(labels[BATCH // 4 :], random)
+def _pair_loss(
+    model: AttentionFusion, drawer: Drawer, count: int, smoothing: float, random: torch.Generator
+) -> Tensor:
+    labels = torch.randint(len(LABELS), (count,), generator=random)
+    stills, still_mask = at_random_slot(drawer.pictures(labels[: count // 4, None], random), random)
+    moving, moving_mask = drawer.sequences(labels[count // 4 :], random)
     face, face_mask = torch.cat([stills, moving]), torch.cat([still_mask, moving_mask])
     voice, voice_mask = drawer.utterances(labels, random)
     alone = model.face_logits(face, face_mask)
@@ -96,19 +129,19 @@ def _pair_loss(model: AttentionFusion, drawer: Drawer, random: torch.Generator) 
         + model.bias
     )
     fused = fused + model.joint_logits(face, face_mask, voice, voice_mask)
-    return F.cross_entropy(alone, labels, label_smoothing=0.05) + F.cross_entropy(
-        fused, labels, label_smoothing=0.05
+    return F.cross_entropy(alone, labels, label_smoothing=smoothing) + F.cross_entropy(
+        fused, labels, label_smoothing=smoothing
     )
 
 
 @torch.no_grad()
 def confusion(voice: VoiceModel, develop: VoiceBank) -> Tensor:
-    """How the voices of unseen speakers are heard, ``[7, 7]``, rows true labels.
+    """How the voices of unseen speakers are heard, ``[K, K]``, rows true labels.
 
     One count is added to each cell: three speakers say little about how the next one will be confused.
     """
     answers = voice.eval().classify(develop.tokens[0], develop.masks[0]).argmax(1)
-    counts = torch.ones(len(LABELS), len(LABELS))
+    counts = torch.ones(voice.head.out_features, voice.head.out_features)
     counts.index_put_((develop.labels, answers), torch.ones(len(answers)), accumulate=True)
     return counts / counts.sum(1, keepdim=True)
 
@@ -155,7 +188,9 @@ def score(model: AttentionFusion, faces: FaceBank, voices: VoiceBank) -> dict[st
 
 
 @torch.no_grad()
-def calibrate(model: AttentionFusion, faces: FaceBank, voices: VoiceBank, log_prior: Tensor) -> None:
+def calibrate(
+    model: AttentionFusion, faces: FaceBank, voices: VoiceBank, log_prior: Tensor, given_up: float
+) -> None:
     """Set the measure of the prior and the three temperatures by the development set, in place."""
     model.eval()
     kept = faces.labels >= 0
@@ -163,7 +198,7 @@ def calibrate(model: AttentionFusion, faces: FaceBank, voices: VoiceBank, log_pr
         model.face_logits(faces.tokens[0, kept][:, None], torch.ones(int(kept.sum()), 1)),
         faces.labels[kept],
     )
-    model.prior.copy_(_measure_of_prior(stills, truth, log_prior) * log_prior)
+    model.prior.copy_(_measure_of_prior(stills, truth, log_prior, given_up) * log_prior)
     model.temperatures.fill_(1.0)
     model.temperatures[0] = temperature(stills + model.prior, truth)
     model.temperatures[1] = temperature(model.voice_logits(voices.tokens[0], voices.masks[0]), voices.labels)
@@ -172,20 +207,26 @@ def calibrate(model: AttentionFusion, faces: FaceBank, voices: VoiceBank, log_pr
         tuple(torch.cat(parts) for parts in zip(*(kind.inputs for kind in kinds), strict=True)),
         torch.cat([kind.labels for kind in kinds]),
     )
-    _weigh(model, pairs)
+    weigh(model, pairs)
     model.temperatures[2] = temperature(model(*pairs.inputs)[0], pairs.labels)
 
 
 @torch.no_grad()
-def _weigh(model: AttentionFusion, pairs: Pairs) -> None:
+def weigh(model: AttentionFusion, pairs: Pairs, ridge: float = 0.0) -> None:
     """Set the measures of face, voice and joint term to those of least cross-entropy, labels weighted evenly.
 
     Training knows unseen voices only by their confusions, so what each term is worth is left to the
     speakers of the development set: three numbers, which thousands of pairs determine well.
+
+    Args:
+        model: changed in place.
+        pairs: of the development set.
+        ridge: weight of the measures' mean squared distance from 1, for few pairs, which would determine them
+            badly.
     """
     inputs, labels = pairs.inputs, pairs.labels
     terms = [model.face_logits(*inputs[:2]), model.voice_logits(*inputs[2:]), model.joint_logits(*inputs)]
-    even = 1.0 / torch.bincount(labels, minlength=len(LABELS)).clamp(min=1)
+    even = 1.0 / torch.bincount(labels, minlength=len(model.bias)).clamp(min=1)
     measures = torch.ones(3, requires_grad=True)
     solver = torch.optim.LBFGS([measures], max_iter=100, line_search_fn="strong_wolfe")
 
@@ -193,7 +234,7 @@ def _weigh(model: AttentionFusion, pairs: Pairs) -> None:
         with torch.enable_grad():
             solver.zero_grad()
             fused = sum(m * term for m, term in zip(measures, terms, strict=True)) + model.bias
-            value = F.cross_entropy(fused, labels, weight=even)
+            value = F.cross_entropy(fused, labels, weight=even) + ridge * (measures - 1.0).square().mean()
             value.backward()
         return value
 
@@ -205,14 +246,14 @@ def _weigh(model: AttentionFusion, pairs: Pairs) -> None:
         parameter.mul_(measures[2])
 
 
-def _measure_of_prior(stills: Tensor, truth: Tensor, log_prior: Tensor) -> float:
-    """The measure with the best UA among those that give up no more than ``GIVEN_UP`` of the best WA."""
+def _measure_of_prior(stills: Tensor, truth: Tensor, log_prior: Tensor, given_up: float) -> float:
+    """The measure with the best UA among those that give up no more than ``given_up`` of the best WA."""
     tried = []
     for measure in torch.linspace(0.0, 1.0, 41).tolist():
         figures = accuracies((stills + measure * log_prior).argmax(1), truth)
         tried.append((figures["wa"], figures["ua"], measure))
     best = max(tried)[0]
-    return float(max((ua, measure) for wa, ua, measure in tried if wa >= best - GIVEN_UP)[1])
+    return float(max((ua, measure) for wa, ua, measure in tried if wa >= best - given_up)[1])
 
 
 @dataclass(frozen=True)

@@ -2,23 +2,53 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import copy
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from .. import processes
+from ..config import keep
 from ..data import sounds, voices
 from ..data.labels import LABELS
 from ..encoders.voice import AttentivePool, VoiceEncoder
 from ..metrics import accuracies
+from ..precision import mixed
 from ..train import Schedule, fit
 
-BATCH, WINDOWS, TAKES = 32, 6, 8
 SCHEDULE = Schedule(epochs=70, rate=2e-3, decay=0.1, average=0.995)
-# EmoDB has 111 training clips beside 780 and 480: each is heard twice an epoch.
-REPEATS = {"emodb": 2}
+
+
+@dataclass(frozen=True)
+class Config:
+    """Settings of the recipe.
+
+    Attributes:
+        schedule: see `edgeemo_export.train.Schedule`.
+        batch: clips of a step.
+        windows: one-second contexts of a clip in a step.
+        takes: how often each clip is recorded, once as it is and else distorted.
+        emodb: how often a clip of EmoDB, which has 111 beside 780 and 480, is heard in an epoch.
+        mixed: share of the clips that are mixed with another.
+        smoothing: share of each target that is spread over all labels.
+        alone: weight of the answers by single contexts.
+    """
+
+    schedule: Schedule = SCHEDULE
+    batch: int = 32
+    windows: int = 6
+    takes: int = 8
+    emodb: int = 2
+    mixed: float = 0.33
+    smoothing: float = 0.05
+    alone: float = 0.3
+
+
+DEFAULTS = Config()
 
 
 class VoiceModel(nn.Module):
@@ -26,110 +56,157 @@ class VoiceModel(nn.Module):
 
     Args:
         width: token width D.
+        labels: number of classes K.
     """
 
-    def __init__(self, width: int = 128) -> None:
+    def __init__(self, width: int = 128, labels: int = len(LABELS)) -> None:
         super().__init__()
         self.encoder = VoiceEncoder(width)
         self.pool = AttentivePool(width)
         self.drop = nn.Dropout(0.3)
-        self.head = nn.Linear(2 * width, len(LABELS))
+        self.head = nn.Linear(2 * width, labels)
 
     def classify(self, tokens: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Map tokens ``[N, T, D]`` to logits ``[N, 7]``."""
+        """Map tokens ``[N, T, D]`` to logits ``[N, K]``."""
         logits: Tensor = self.head(self.drop(self.pool(tokens, mask)))
         return logits
 
 
-def train(data: Path, folder: Path, schedule: Schedule = SCHEDULE) -> VoiceModel:
-    """Train on the training speakers; an utterance is heard through a few of its one-second contexts.
+def train(data: Path, folder: Path, config: Config = DEFAULTS) -> VoiceModel:
+    """Train on the training speakers of RAVDESS, nEMO and EmoDB."""
+    repeats = {"emodb": config.emodb}
+    clips = [clip for clip in voices.read(data, "train") for _ in range(repeats.get(clip.corpus, 1))]
+
+    def develop(model: VoiceModel) -> Mapping[str, float]:
+        return score(model, voices.read(data, "develop"))
+
+    return learn(clips, LABELS, develop, folder, config)
+
+
+def learn(
+    clips: Sequence[voices.Clip],
+    labels: Sequence[str],
+    develop: Callable[[VoiceModel], Mapping[str, float]],
+    folder: Path,
+    config: Config = DEFAULTS,
+) -> VoiceModel:
+    """Train on clips; an utterance is heard through a few of its one-second contexts.
 
     The loss counts the answer by all of them and the answer by each alone, so that a stream that has heard
     one second is answered as well as can be. Log-mel pictures are mixed (mix-up; Zhang et al., 2018) and
     partly hidden, so the encoder cannot learn speakers by heart.
+
+    Args:
+        clips: the training set; one that is there twice is heard twice an epoch.
+        labels: the classes, each with at least one clip.
+        develop: figures of a model.
+        folder: of the settings, the state and the curve.
+        config: the settings.
+
+    Raises:
+        InputError: the run in ``folder`` was begun with other settings.
     """
-    clips = [clip for clip in voices.read(data, "train") for _ in range(REPEATS.get(clip.corpus, 1))]
-    torch.manual_seed(schedule.seed)
-    model = VoiceModel()
-    model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    keep(config, folder)
+    where = processes.device()
+    torch.manual_seed(config.schedule.seed)
+    model = VoiceModel(labels=len(labels))
+    front = copy.deepcopy(model.encoder.front)  # stays on the CPU, where sounds are recorded
+    model.to(where, memory_format=torch.channels_last)  # type: ignore[call-overload]
     takes: list[list[Tensor]] = []
-    targets = F.one_hot(torch.tensor([LABELS.index(clip.label) for clip in clips]), len(LABELS)).float()
+    targets = F.one_hot(torch.tensor([labels.index(clip.label) for clip in clips]), len(labels)).float()
     prior = targets.mean(dim=0).log()
-    steps = len(clips) // BATCH
+    size = min(config.batch, len(clips))
+    steps = len(clips) // size
 
     def batches(random: torch.Generator) -> Iterator[Tensor]:
         if not takes:  # a finished run that is only read back needs none
-            takes.extend(record(model.encoder.front, clips, schedule.seed))
+            takes.extend(record(front, clips, config.schedule.seed, config.takes))
         order = torch.randperm(len(clips), generator=random)
-        return iter(order[: steps * BATCH].split(BATCH))
+        return iter(order[: steps * size].split(size))
 
     def loss(model: nn.Module, rows: Tensor, random: torch.Generator) -> Tensor:
         assert isinstance(model, VoiceModel)
-        drawn = torch.randint(TAKES, (len(rows),), generator=random).tolist()
+        drawn = torch.randint(config.takes, (len(rows),), generator=random).tolist()
         mels = torch.stack(
             [
-                sounds.draw(takes[take][row], WINDOWS, random)
+                sounds.draw(takes[take][row], config.windows, random)
                 for take, row in zip(drawn, rows.tolist(), strict=True)
             ]
         )
-        mels, target = _mix(mels.float(), targets[rows], random)
-        mels = sounds.mask_mel(mels.flatten(0, 1)[:, None], random)
-        with torch.autocast("cpu", torch.bfloat16):
+        mels, target = _mix(mels.float(), targets[rows], config.mixed, random)
+        mels = sounds.mask_mel(mels.flatten(0, 1)[:, None], random).to(where)
+        with mixed(where):
             tokens = model.encoder.encode(mels.contiguous(memory_format=torch.channels_last))
-        tokens = tokens.float()
-        whole = model.classify(tokens.unflatten(0, (len(rows), WINDOWS)))
-        each = model.classify(tokens[:, None])
-        return F.cross_entropy(whole + prior, target, label_smoothing=0.05) + 0.3 * F.cross_entropy(
-            each + prior, target.repeat_interleave(WINDOWS, 0), label_smoothing=0.05
-        )
+        return _loss(model, tokens.float(), target.to(where), prior.to(where), config)
 
-    def develop(model: nn.Module) -> Mapping[str, float]:
+    def figures(model: nn.Module) -> Mapping[str, float]:
         assert isinstance(model, VoiceModel)
-        return score(model, voices.read(data, "develop"))
+        return develop(model)
 
-    averaged = fit(model, batches, steps, loss, develop, schedule, folder)
+    averaged = fit(model, batches, steps, loss, figures, config.schedule, folder)
     assert isinstance(averaged, VoiceModel)
-    return averaged
+    return averaged.cpu()
+
+
+def _loss(model: VoiceModel, tokens: Tensor, target: Tensor, prior: Tensor, config: Config) -> Tensor:
+    """Cross-entropy of the answer by all tokens ``[n * windows, D]`` of a clip and of those by each alone."""
+    whole = model.classify(tokens.unflatten(0, (len(target), config.windows)))
+    each = model.classify(tokens[:, None])
+    return F.cross_entropy(
+        whole + prior, target, label_smoothing=config.smoothing
+    ) + config.alone * F.cross_entropy(
+        each + prior, target.repeat_interleave(config.windows, 0), label_smoothing=config.smoothing
+    )
 
 
 @torch.no_grad()
-def record(front: nn.Module, clips: Sequence[voices.Clip], seed: int) -> list[list[Tensor]]:
-    """Takes of every clip, the first as it is, the others distorted: ``[hops, bands, frames]`` each.
+def record(front: nn.Module, clips: Sequence[voices.Clip], seed: int, takes: int) -> list[list[Tensor]]:
+    """Takes of every clip, as `takes_of` makes them."""
+    return takes_of(front, [sounds.load(clip.path) for clip in clips], seed, takes)
+
+
+@torch.no_grad()
+def takes_of(front: nn.Module, heard: Sequence[Tensor], seed: int, takes: int) -> list[list[Tensor]]:
+    """Takes of every recording, the first as it is, the others distorted: ``[hops, bands, frames]`` each.
 
     Distorting is slower than training, so it is done once.
     """
     random = torch.Generator().manual_seed(seed)
-    heard = [sounds.load(clip.path) for clip in clips]
     return [
         [front(sounds.contexts(sounds.distort(x, random) if take else x))[:, 0].bfloat16() for x in heard]
-        for take in range(TAKES)
+        for take in range(takes)
     ]
 
 
-def _mix(mels: Tensor, targets: Tensor, random: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Mix a third of the clips ``[n, windows, bands, frames]`` with another, and their targets."""
+def _mix(mels: Tensor, targets: Tensor, chance: float, random: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Mix a share of the clips ``[n, windows, bands, frames]`` with another, and their targets."""
     count = len(mels)
     other = torch.randperm(count, generator=random)
-    share = 0.5 * torch.rand(count, generator=random) * (torch.rand(count, generator=random) < 0.33)
+    share = 0.5 * torch.rand(count, generator=random) * (torch.rand(count, generator=random) < chance)
     mixed = mels.lerp(mels[other], share[:, None, None, None])
     return mixed, targets.lerp(targets[other], share[:, None])
 
 
 @torch.no_grad()
 def tokens_of(model: VoiceModel, clips: Sequence[voices.Clip]) -> list[Tensor]:
-    """Tokens of every heard hop of each clip, ``[hops, D]`` each."""
+    """Tokens of every heard hop of each clip, ``[hops, D]`` each, on the model's device."""
     model.eval()
-    return [model.encoder(sounds.contexts(sounds.load(clip.path))).float() for clip in clips]
+    where = next(model.parameters()).device
+    return [model.encoder(sounds.contexts(sounds.load(clip.path)).to(where)).float() for clip in clips]
 
 
 @torch.no_grad()
-def score(model: VoiceModel, clips: Sequence[voices.Clip]) -> dict[str, float]:
+def score(
+    model: VoiceModel, clips: Sequence[voices.Clip], labels: Sequence[str] = LABELS
+) -> dict[str, float]:
     """WA and UA per corpus, over whole clips."""
-    answers = torch.cat([model.classify(tokens[None, -40:]).argmax(1) for tokens in tokens_of(model, clips)])
+    answers = torch.cat(
+        [model.classify(tokens[None, -40:]).argmax(1) for tokens in tokens_of(model, clips)]
+    ).cpu()
     figures = {}
     for corpus in sorted({clip.corpus for clip in clips}):
         rows = torch.tensor([place for place, clip in enumerate(clips) if clip.corpus == corpus])
-        truth = torch.tensor([LABELS.index(clips[row].label) for row in rows.tolist()])
+        truth = torch.tensor([labels.index(clips[row].label) for row in rows.tolist()])
         for key, value in accuracies(answers[rows], truth).items():
             figures[f"{key}_{corpus}"] = value
     return figures

@@ -1,0 +1,250 @@
+"""A bundle adapted to the place where it is used: recordings in, a new bundle and a report out."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+import edgeemo
+from edgeemo.errors import CheckFailed, InputError
+from edgeemo.evaluate import Item, evaluate, read_manifest
+from edgeemo.figures import Report
+from edgeemo.inference.bundle import Bundle
+from edgeemo.recognition.recognizer import Recognizer
+
+from . import bundle as bundles
+from . import results, to_onnx
+from .adaptation_report import Observed, compare, page
+from .data import recordings, sounds
+from .data.own import write_items
+from .data.splits import contents, split_items
+from .encoders.restore import restore_voice
+from .encoders.voice import SAMPLE_RATE, VoiceEncoder
+from .recipes import adapt as recipe
+
+log = logging.getLogger("edgeemo.export")
+
+SOURCE_SHARES = {"train": 0.7, "test": 0.3}
+MOST_PIECES = {"adapt": 1000, "held": 300}
+WINDOWS = 6  # contexts of each clip of which the tokens are compared
+
+
+@dataclass(frozen=True)
+class Material:
+    """What is adapted to, and what is held back to measure on.
+
+    Attributes:
+        source: samples of the labelled clips, and
+        labels: theirs ``[n]``.
+        target: pieces of the place.
+        held_source: items of other speakers.
+        held_target: pieces of other sessions.
+        labelled: labelled items of the place that were not adapted to.
+    """
+
+    source: list[Tensor]
+    labels: Tensor
+    target: list[Tensor]
+    held_source: list[Item]
+    held_target: list[Tensor]
+    labelled: list[Item]
+
+
+def adapt(
+    folder: Path,
+    target: Path,
+    source: Path,
+    out: Path,
+    labelled: Path | None = None,
+    config: recipe.Config = recipe.DEFAULTS,
+) -> dict[str, Any]:
+    """Adapt a bundle to recordings of a place; what is written beside it says what changed.
+
+    Args:
+        folder: the bundle.
+        target: unlabelled recordings of the place, a folder each session.
+        source: manifest of labelled voices with their speakers, and perhaps ``split`` (train, develop, test).
+        out: folder of the new bundle, which is there only if it is not worse. The report is written to
+            ``OUT.report.json`` and ``OUT.report.md`` in either case.
+        labelled: manifest of labelled voices of the place, measured and not learnt from.
+        config: of the training.
+
+    Returns:
+        the report.
+
+    Raises:
+        InputError: something cannot be used, or ``out`` is there already.
+        BundleError: the bundle is not of the default architecture.
+        CheckFailed: the new bundle is worse; the message says how.
+    """
+    if out.exists():
+        raise InputError(f"{out}: it is there already; give the new bundle a folder of its own")
+    old = Bundle.read(folder)
+    part = restore_voice(old)
+    material = gather(old, target, source, labelled, config.schedule.seed)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as scratch:
+        work, made = Path(scratch) / "adapt", Path(scratch) / "bundle"
+        before = observe(folder, material, Path(scratch))
+        encoder = recipe.learn(part, material.source, material.labels, material.target, work, config)
+        write(old, encoder, made, material, provenance(old, source, material, config))
+        after = observe(made, material, Path(scratch))
+        report = compare(before, after, old.labels)
+        out.with_name(f"{out.name}.report.json").write_text(json.dumps(report, indent=1) + "\n")
+        out.with_name(f"{out.name}.report.md").write_text(page(report))
+        if report["refused"]:
+            raise CheckFailed(f"the adapted bundle is refused: {'; '.join(report['refused'])}")
+        note_results(made, after)
+        made.rename(out)
+    return report
+
+
+def gather(old: Bundle, target: Path, source: Path, labelled: Path | None, seed: int) -> Material:
+    """Read all recordings and hold some back, by session and by speaker.
+
+    Raises:
+        InputError: there are too few, or speakers are missing or in both parts.
+    """
+    items = read_manifest(source, ("voice",), old.labels, reader="edgeemo-export adapt")
+    items = [replace(item, split="train") if item.split == "develop" else item for item in items]
+    items = split_items(source, items, SOURCE_SHARES, unknown=False, seed=seed)
+    learnt = [item for item in items if item.split == "train"]
+    place = recordings.find(target, seed)
+    parts = {
+        split: recordings.read([item for item in place if item.split == split], most, seed)
+        for split, most in MOST_PIECES.items()
+    }
+    known = (
+        []
+        if labelled is None
+        else read_manifest(labelled, ("voice",), old.labels, reader="edgeemo-export adapt")
+    )
+    heard = set().union(*(contents(item) for item in place if item.split == "adapt"))
+    fresh = [item for item in known if not contents(item) & heard]
+    if len(fresh) < len(known):
+        log.warning("%s: %d items were adapted to and are left out", labelled, len(known) - len(fresh))
+    if known and not fresh:
+        raise InputError(f"{labelled}: every item is among the recordings that are adapted to; give others")
+    return Material(
+        source=[sounds.load(item.paths["voice"]) for item in learnt],
+        labels=torch.tensor([old.labels.index(item.label) for item in learnt]),
+        target=parts["adapt"],
+        held_source=[item for item in items if item.split == "test"],
+        held_target=parts["held"],
+        labelled=fresh,
+    )
+
+
+# --- what a bundle says
+
+
+def observe(folder: Path, material: Material, scratch: Path) -> Observed:
+    """What the bundle says of all that was held back, as the runtime runs it."""
+    encoder = restore_voice(Bundle.read(folder)).encoder
+    held = [sounds.load(item.paths["voice"]) for item in material.held_source]
+    with edgeemo.load(folder) as model:
+        return Observed(
+            target=np.stack([_probabilities(model, piece) for piece in material.held_target]),
+            source_tokens=_tokens(encoder, held),
+            target_tokens=_tokens(encoder, material.held_target),
+            source=_measured(model, material.held_source, scratch),
+            labelled=_measured(model, material.labelled, scratch) if material.labelled else None,
+        )
+
+
+def _measured(model: Recognizer, items: Sequence[Item], scratch: Path) -> Report:
+    manifest = scratch / "held.csv"
+    write_items(manifest, items)
+    return evaluate(manifest, model)
+
+
+def _probabilities(model: Recognizer, piece: Tensor) -> NDArray[np.float64]:
+    emotion = model.recognize(voice=piece.numpy(), sample_rate=SAMPLE_RATE)
+    if emotion.probabilities is None:
+        return np.full(len(model.labels), np.nan)
+    return np.array([emotion.probabilities[label] for label in model.labels])
+
+
+@torch.no_grad()
+def _tokens(encoder: VoiceEncoder, heard: Sequence[Tensor]) -> Tensor:
+    random = torch.Generator().manual_seed(0)
+    return torch.cat([encoder(sounds.draw(sounds.contexts(x), WINDOWS, random)) for x in heard])
+
+
+# --- the new bundle
+
+
+def write(
+    old: Bundle, encoder: VoiceEncoder, folder: Path, material: Material, origin: dict[str, Any]
+) -> None:
+    """Write the old bundle with another voice encoder, its INT8 encodings calibrated on both sides.
+
+    Args:
+        old: whose other graphs are taken byte by byte.
+        encoder: the adapted one, in the form in which it was restored.
+        folder: of the new bundle.
+        material: training clips of the source and pieces of the place, for calibration.
+        origin: of the adaptation, for the provenance.
+    """
+    folder.mkdir(parents=True)
+    for name in old.files:
+        if name not in old.graphs["voice"].files.values():
+            (folder / name).write_bytes(old.read_file(name))
+    example = {"voice": torch.randn(1, VoiceEncoder.context) * 0.05}
+    to_onnx.write(encoder, example, ["tokens"], folder / "voice.fp32.onnx")
+    manifest = json.loads((old.path / "manifest.json").read_text())
+    digest = hashlib.sha256((folder / "voice.fp32.onnx").read_bytes()).hexdigest()[:8]
+    manifest["version"] = f"{old.version}{'.' if '+' in old.version else '+'}adapted.{digest}"
+    manifest["graphs"]["voice"]["files"] = {name: f"voice.{name}.onnx" for name in bundles.ENCODINGS}
+    adaptations = [*manifest["provenance"].get("adaptations", []), origin]
+    manifest["provenance"]["adaptations"] = adaptations
+    manifest["results"] = []
+    bundles.finish(folder, manifest, {"voice": _feeds(material, origin["seed"])})
+
+
+def _feeds(material: Material, seed: int) -> Iterator[dict[str, NDArray[Any]]]:
+    """Contexts for calibration, in turn of the source and of the place."""
+    random = torch.Generator().manual_seed(seed)
+    sides = (material.source, material.target)
+    for turn in range(bundles.CALIBRATION_ITEMS):
+        side = sides[turn % 2]
+        samples = side[int(torch.randint(len(side), (), generator=random))]
+        yield {"voice": sounds.draw(sounds.contexts(samples), 1, random).numpy()}
+
+
+def provenance(old: Bundle, source: Path, material: Material, config: recipe.Config) -> dict[str, Any]:
+    """What the new weights come from: counts and digests, no names of files or people."""
+    return {
+        "recipe": "edgeemo-export adapt",
+        "from": f"{old.name} {old.version}",
+        "source": f"{len(material.source)} clips of a manifest with sha256 "
+        + hashlib.sha256(source.read_bytes()).hexdigest(),
+        "target": f"{len(material.target)} unlabelled pieces of up to {recordings.PIECE // SAMPLE_RATE} s",
+        "seed": config.schedule.seed,
+        "config": asdict(config),
+        "int8": f"voice: symmetric, percentile 99.99, {bundles.CALIBRATION_ITEMS} items of source and place",
+        "versions": bundles.versions(),
+    }
+
+
+def note_results(folder: Path, after: Observed) -> None:
+    """Put the figures into the manifest, in place of those of the bundle that was adapted."""
+    measured = [results.entry("held-out speakers of the source", "voice", "source", "int8", after.source)]
+    if after.labelled is not None:
+        measured.append(
+            results.entry("labelled items of the place", "voice", "place", "int8", after.labelled)
+        )
+    manifest = json.loads((folder / "manifest.json").read_text())
+    manifest["results"] = measured
+    bundles.write_manifest(folder, manifest)

@@ -1,0 +1,174 @@
+"""Takes weights back out of a bundle's FP32 graphs, so that training can go on without a checkpoint."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import onnx
+import torch
+from numpy.typing import NDArray
+from onnx import numpy_helper
+from torch import Tensor, nn
+
+from edgeemo.errors import BundleError
+from edgeemo.inference.bundle import Bundle
+from edgeemo.inference.ort import import_onnxruntime
+
+from .fold import fold_batch_norms
+from .voice import AttentivePool, VoiceEncoder
+
+TOLERANCE = 1e-5  # of the tokens, which lie between 0 and about 5
+ARCHITECTURE = "it must be one of this package's default architecture, with a voice"
+
+Array = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class VoicePart:
+    """What of a bundle answers by the voice.
+
+    Attributes:
+        encoder: batch normalisations folded.
+        pool: of the fusion, over tokens.
+        head: of the fusion, on what is pooled.
+        temperature: by which the graph divides the head's logits.
+    """
+
+    encoder: VoiceEncoder
+    pool: AttentivePool
+    head: nn.Linear
+    temperature: float
+
+
+def restore_voice(bundle: Bundle) -> VoicePart:
+    """Restore the voice encoder of a bundle, and what of its fusion reads the voice.
+
+    The modules are held to the graphs before they are given: tokens equal to 1e-5, answers equal but for
+    the temperature.
+
+    Raises:
+        BundleError: the bundle is not of this package's default architecture.
+    """
+    wrong = BundleError(
+        f"bundle {bundle.path}: its voice graph is not one that can be adapted; {ARCHITECTURE}"
+    )
+    if bundle.voice is None or bundle.voice.context != VoiceEncoder.context:
+        raise wrong
+    voice, fusion = (
+        onnx.load_from_string(bundle.read_file(bundle.graphs[name].files["fp32"]))
+        for name in ("voice", "fusion")
+    )
+    width = bundle.graphs["voice"].outputs["tokens"].shape[-1]
+    assert isinstance(width, int)
+    encoder = VoiceEncoder(width)
+    fold_batch_norms(encoder.eval())
+    pool, head = AttentivePool(width), nn.Linear(2 * width, len(bundle.labels))
+    try:
+        load_weights(encoder, voice)
+        load_weights(pool, fusion, "voice_pool.")
+        load_weights(head, fusion, "voice_head.")
+        _hold_encoder(encoder, voice)
+        return VoicePart(encoder, pool, head, _hold_head(pool, head, fusion, bundle))
+    except (KeyError, RuntimeError, ValueError) as error:
+        raise wrong from error
+
+
+@torch.no_grad()
+def load_weights(module: nn.Module, model: onnx.ModelProto, prefix: str = "") -> None:
+    """Fill a module with the graph's initialisers of the same names.
+
+    The exporter keeps the names of what it keeps as it is. The matrix of a linear layer over more than two
+    axes becomes a nameless transposed constant: it is found beside the bias that is added behind it, and one
+    without a bias, of a score, behind the tanh that follows that sum.
+
+    Args:
+        module: in the form in which it was exported.
+        model: the graph.
+        prefix: of the module's names in the graph; a wrapper may have put more before it.
+
+    Raises:
+        KeyError: the graph has no such weight.
+        RuntimeError: one has another shape.
+    """
+    graph = _Graph(model.graph)
+    weights = {name: torch.from_numpy(graph.weight(prefix + name).copy()) for name in module.state_dict()}
+    module.load_state_dict(weights)
+
+
+class _Graph:
+    """Who makes a tensor, who reads it, and which ones are constant."""
+
+    def __init__(self, graph: onnx.GraphProto) -> None:
+        self.constants = {tensor.name: tensor for tensor in graph.initializer}
+        self.makers = {output: node for node in graph.node for output in node.output}
+        self.readers: dict[str, list[onnx.NodeProto]] = {}
+        for node in graph.node:
+            for name in node.input:
+                self.readers.setdefault(name, []).append(node)
+
+    def weight(self, name: str) -> Array:
+        stored = self.name_of(name)
+        if stored is not None:
+            return numpy_helper.to_array(self.constants[stored])
+        layer = name.removesuffix(".weight")
+        if layer.endswith("score"):
+            tanh = self.reader(self.sum_with_bias(layer.removesuffix("score") + "hidden").output[0], "Tanh")
+            product = self.reader(tanh.output[0], "MatMul")
+        else:
+            added = self.sum_with_bias(layer)
+            product = next(self.makers[given] for given in added.input if given in self.makers)
+        if product.op_type != "MatMul":
+            raise KeyError(name)
+        return np.ascontiguousarray(numpy_helper.to_array(self.constants[product.input[1]]).T)
+
+    def name_of(self, name: str) -> str | None:
+        return next((key for key in self.constants if key == name or key.endswith(f".{name}")), None)
+
+    def sum_with_bias(self, layer: str) -> onnx.NodeProto:
+        bias = self.name_of(f"{layer}.bias")
+        if bias is None:
+            raise KeyError(f"{layer}.bias")
+        return self.reader(bias, "Add")
+
+    def reader(self, name: str, kind: str) -> onnx.NodeProto:
+        for node in self.readers.get(name, []):
+            if node.op_type == kind:
+                return node
+        raise KeyError(name)
+
+
+def _run(model: onnx.ModelProto, feeds: Mapping[str, Tensor], output: str) -> Tensor:
+    session = import_onnxruntime().InferenceSession(
+        model.SerializeToString(), providers=["CPUExecutionProvider"]
+    )
+    (found,) = session.run([output], {name: value.numpy() for name, value in feeds.items()})
+    return torch.from_numpy(found)
+
+
+@torch.no_grad()
+def _hold_encoder(encoder: VoiceEncoder, model: onnx.ModelProto) -> None:
+    random = torch.Generator().manual_seed(0)
+    for level in (0.3, 0.01):
+        voice = level * torch.randn(1, VoiceEncoder.context, generator=random)
+        worst = float((encoder(voice) - _run(model, {"voice": voice}, "tokens")).abs().max())
+        if not worst <= TOLERANCE:
+            raise ValueError(f"tokens differ by {worst:.2g}")
+
+
+@torch.no_grad()
+def _hold_head(pool: AttentivePool, head: nn.Linear, model: onnx.ModelProto, bundle: Bundle) -> float:
+    """The graph's temperature of the voice, by which its logits are all that differ from the head's."""
+    random = torch.Generator().manual_seed(0)
+    slots, width = bundle.slots, head.in_features // 2
+    tokens, mask = torch.rand(1, slots, width, generator=random), torch.ones(1, slots)
+    feeds = {"voice_tokens": tokens, "voice_mask": mask}
+    if "face" in bundle.modalities:
+        feeds |= {"face_tokens": torch.zeros(1, slots, width), "face_mask": torch.zeros(1, slots)}
+    found, mine = _run(model, feeds, "logits"), head(pool(tokens, mask))
+    temperature = float(mine.square().sum() / (mine * found).sum())
+    worst = float((found * temperature - mine).abs().max())
+    if not worst <= 1e-4 * float(mine.abs().max()):
+        raise ValueError(f"logits differ by {worst:.2g}")
+    return temperature

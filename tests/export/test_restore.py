@@ -1,0 +1,104 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+from onnx import numpy_helper
+from torch import nn
+
+from edgeemo.errors import BundleError
+from edgeemo.inference.bundle import Bundle, describe_files
+from edgeemo_export import to_onnx
+from edgeemo_export.encoders.fold import fold_batch_norms
+from edgeemo_export.encoders.restore import load_weights, restore_voice
+from edgeemo_export.encoders.voice import VoiceEncoder
+from edgeemo_export.systems.answers import BothAnswers
+from edgeemo_export.systems.attention import AttentionFusion
+from tests.support.tiny import Tiny, write_bundle
+
+
+def test_the_default_bundles_voice_comes_back(default_bundle: Path) -> None:
+    bundle = Bundle.read(default_bundle)
+    part = restore_voice(bundle)
+    calibrated = bundle.calibration["temperatures"]
+    assert isinstance(calibrated, dict)
+    assert part.temperature == pytest.approx(calibrated["voice"], abs=1e-3)
+    session = onnxruntime.InferenceSession(default_bundle / "voice.fp32.onnx")
+    random = np.random.default_rng(1)
+    for level in (1.0, 0.1, 0.0):
+        voice = (level * random.uniform(-1, 1, (1, 16000))).astype(np.float32)
+        (expected,) = session.run(None, {"voice": voice})
+        with torch.no_grad():
+            found = part.encoder(torch.from_numpy(voice)).numpy()
+        np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+def test_a_restored_encoder_exports_to_what_it_was(enliven: Callable[..., nn.Module], tmp_path: Path) -> None:
+    encoder = enliven(VoiceEncoder(8))
+    fold_batch_norms(encoder)
+    example = {"voice": torch.randn(1, VoiceEncoder.context)}
+    to_onnx.write(encoder, example, ["tokens"], tmp_path / "voice.fp32.onnx")
+    again = fold_batch_norms(VoiceEncoder(8).eval())
+    load_weights(again, onnx.load(tmp_path / "voice.fp32.onnx"))
+    for name, value in encoder.state_dict().items():
+        assert torch.equal(value, again.state_dict()[name]), name
+    to_onnx.write(again, example, ["tokens"], tmp_path / "again.fp32.onnx")
+    assert (tmp_path / "voice.fp32.onnx").read_bytes() == (tmp_path / "again.fp32.onnx").read_bytes()
+
+
+def test_names_may_have_a_wrapper_before_them(enliven: Callable[..., nn.Module], tmp_path: Path) -> None:
+    fusion = enliven(AttentionFusion(8, 3, [(0.0, 0.0)] * 3, inner=4))
+    assert isinstance(fusion, AttentionFusion)
+    inputs = {
+        "face_tokens": torch.rand(3, 5, 8),
+        "face_mask": torch.ones(3, 5),
+        "voice_tokens": torch.rand(1, 5, 8),
+        "voice_mask": torch.ones(3, 5),
+    }
+    names = ["logits", "face_logits", "voice_logits"]
+    batched = ("face_tokens", "face_mask", "voice_mask")
+    to_onnx.write(BothAnswers(fusion), inputs, names, tmp_path / "f.onnx", batched=batched)
+    head, pool = nn.Linear(16, 3), type(fusion.voice_pool)(8)
+    model = onnx.load(tmp_path / "f.onnx")
+    load_weights(head, model, "voice_head.")
+    load_weights(pool, model, "voice_pool.")
+    for mine, theirs in ((head, fusion.voice_head), (pool, fusion.voice_pool)):
+        assert all(torch.equal(value, theirs.state_dict()[name]) for name, value in mine.state_dict().items())
+
+
+def test_another_architecture_is_refused(tmp_path: Path) -> None:
+    bundle = write_bundle(tmp_path / "b", Tiny(sample_rate=16000, context=16000))
+    with pytest.raises(BundleError, match="default architecture"):
+        restore_voice(Bundle.read(bundle))
+
+
+@pytest.mark.parametrize("name", ["trunk.0.bias", "val_30"])
+def test_weights_that_are_not_the_graphs_are_refused(name: str, default_bundle: Path, tmp_path: Path) -> None:
+    """A graph that computes something else with weights of these names."""
+    for path in default_bundle.iterdir():
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    model = onnx.load(tmp_path / "voice.fp32.onnx")
+    for node in model.graph.node:
+        for place, given in enumerate(node.input):
+            if given == name:
+                node.input[place] = "other"
+    (tensor,) = (tensor for tensor in model.graph.initializer if tensor.name == name)
+    model.graph.initializer.append(numpy_helper.from_array(numpy_helper.to_array(tensor) + 0.1, "other"))
+    if name != "trunk.0.bias":
+        model.graph.initializer.remove(tensor)
+    onnx.save_model(model, tmp_path / "voice.fp32.onnx")
+    manifest = json.loads((tmp_path / "manifest.json").read_text())
+    manifest["files"] = describe_files(tmp_path, manifest["files"])
+    (tmp_path / "manifest.json").write_text(json.dumps(manifest))
+    bundle = Bundle.read(tmp_path)
+    if name == "trunk.0.bias":
+        with pytest.raises(BundleError, match="default architecture"):
+            restore_voice(bundle)
+    else:
+        restore_voice(bundle)  # a nameless constant is found by its place
