@@ -156,17 +156,19 @@ fetch_packages() {
 
 emulates() { chroot "$root" /bin/true 2>/dev/null; }
 
-# Has the kernel start qemu for arm64 programs, until this script ends.
+# Has the kernel start qemu for arm64 programs, until this script ends: with an entry of its own also where there is
+# one, for that may be of another run, which takes it away when it ends.
 register() {
-  local folder=/proc/sys/fs/binfmt_misc ident mask
+  local folder=/proc/sys/fs/binfmt_misc entry=edgeemo-arm64-$$ ident mask
   [[ -e $folder/register ]] || mount -t binfmt_misc none "$folder" 2>/dev/null || return 1
   # An ELF header: 64 bits, little-endian, an executable or a shared object (the last bit is masked), AArch64.
   ident='\x7fELF\x02\x01\x01\x00\x00\x00\x00\x00\x00\x00\x00\x00\x02\x00\xb7\x00'
   mask='\xff\xff\xff\xff\xff\xff\xff\x00\xff\xff\xff\xff\xff\xff\xff\xff\xfe\xff\xff\xff'
   # F: qemu is opened now, and need not lie in the root.
-  printf '%s' ":edgeemo-arm64:M::$ident:$mask:$(command -v qemu-aarch64-static):F" 2>/dev/null >"$folder/register" ||
+  printf '%s' ":$entry:M::$ident:$mask:$(command -v qemu-aarch64-static):F" 2>/dev/null >"$folder/register" ||
     return 1
-  trap 'echo -1 >/proc/sys/fs/binfmt_misc/edgeemo-arm64' EXIT
+  # shellcheck disable=SC2064 # the names of now
+  trap "echo -1 >$folder/$entry" EXIT
 }
 
 # Packages in place but not configured: enough for a Python that qemu starts by name, with nothing run in the root.
@@ -215,7 +217,7 @@ make_root() {
     fetch_packages
     mode=prefix
   fi
-  if [[ $binfmt == yes ]] && { emulates || { register && emulates; }; }; then
+  if [[ $binfmt == yes ]] && { register || true; } && emulates; then
     [[ -e $work/made ]] || mode=chroot
   elif [[ $mode == chroot ]]; then
     die "the kernel does not start qemu any more; give another --root"
@@ -349,7 +351,7 @@ copy_tree() {
 run_tests() {
   local options=() entry start=$SECONDS
   for entry in "${DESELECTED[@]}"; do options+=(--deselect "${entry%%|*}"); done
-  say "unit tests, emulated; takes a quarter of an hour or more"
+  say "unit tests, emulated; takes half an hour or more"
   emulated -m pytest -p no:cacheprovider -q --tb=short -m 'not slow and not gpu' --ignore tests/export \
     "${options[@]}" --junitxml "$inside$own/out/tests.xml" >&2 || status=1
   printf '%s\n' "${DESELECTED[@]}" >"$out/deselected"

@@ -221,19 +221,30 @@ class _Converter:
         from av.video.reformatter import VideoReformatter
 
         self._scaler = VideoReformatter()
+        self._rounding = _exact_rounding()
         self._lock = threading.Lock()  # a scaler serves one thread at a time
 
     def __call__(self, frame: av.VideoFrame) -> NDArray[np.uint8]:
         with self._lock:
             try:
                 # Threads cost more to start than the conversion takes.
-                converted = self._scaler.reformat(frame, format="bgr24", threads=1)
+                converted = self._scaler.reformat(frame, format="bgr24", threads=1, **self._rounding)
             except TypeError:  # older versions of PyAV use one anyway
-                converted = self._scaler.reformat(frame, format="bgr24")
+                converted = self._scaler.reformat(frame, format="bgr24", **self._rounding)
         picture = np.asarray(converted.to_ndarray(), np.uint8)
         # Counterclockwise, in degrees; older versions of PyAV do not say.
         turns = round(getattr(frame, "rotation", 0) / 90) % 4
         return np.ascontiguousarray(np.rot90(picture, turns)) if turns else picture
+
+
+def _exact_rounding() -> dict[str, Any]:
+    """Ask FFmpeg for the same picture on every processor; by default x86-64 takes a short cut of its own."""
+    from av.video.reformatter import Interpolation
+
+    try:
+        return {"interpolation": Interpolation.BILINEAR | Interpolation.ACCURATE_RND | Interpolation.BITEXACT}
+    except AttributeError:  # older versions of PyAV do not know these
+        return {}
 
 
 def read_sound(path: str | Path) -> tuple[NDArray[np.float32], int]:

@@ -8,8 +8,11 @@ import os
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import TypeVar
 
 from edgeemo.errors import CheckFailed, EdgeEmoError, InputError
+
+C = TypeVar("C")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -108,8 +111,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     seeds.add_argument("--runs", type=Path, nargs="+", required=True, help="two or more run folders")
     seeds.add_argument("--page", type=Path, required=True, help="page to write")
     chosen = parser.parse_args(arguments)
-    logging.basicConfig(format="%(asctime)s %(name)s: %(message)s")
-    logging.getLogger("edgeemo").setLevel(logging.INFO)  # the exporter's own notes are in the hundreds
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s: %(message)s")
+    logging.getLogger("onnx_ir").setLevel(logging.WARNING)  # its notes on one export are in the hundreds
     try:
         _run(chosen)
     except CheckFailed as error:
@@ -158,7 +161,6 @@ def _threads() -> int:
 
 def _train(chosen: argparse.Namespace) -> None:
     from . import processes
-    from .config import override, seeded
     from .data import own
     from .recipes import default
     from .recipes import own as recipe
@@ -172,13 +174,22 @@ def _train(chosen: argparse.Namespace) -> None:
                 face_is_cropped=chosen.face_is_cropped,
                 speakers_unknown=chosen.speakers_unknown,
             )
-        recipe.train(begun, override(recipe.DEFAULTS, chosen.settings))
+        recipe.train(begun, _settings(recipe.DEFAULTS, chosen))
         return
     if chosen.face_is_cropped or chosen.speakers_unknown:
         raise InputError("--face-is-cropped and --speakers-unknown are for --manifest; leave them out")
     _check_default(chosen.run)
-    config = override(seeded(default.DEFAULTS, chosen.seed), chosen.settings)
-    default.train(chosen.data, chosen.run, config)
+    default.train(chosen.data, chosen.run, _settings(default.DEFAULTS, chosen))
+
+
+def _settings(defaults: C, chosen: argparse.Namespace) -> C:
+    """The settings of a run: all its parts have one seed, by which `bundle` finds them again."""
+    from .config import override, seeded
+
+    config = override(seeded(defaults, chosen.seed), chosen.settings)
+    if config != seeded(config, chosen.seed):
+        raise InputError("--set: it gives a part a seed of its own; all have that of --seed")
+    return config
 
 
 def _bundle(chosen: argparse.Namespace) -> None:

@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import logging
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -71,6 +72,7 @@ def test_missing_tensorboard_is_told_once(
 def test_curves_in_tensorboard(tmp_path: Path) -> None:
     reading = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
     write(tmp_path, 0, range(1, 5))
+    time.sleep(1.0 - time.time() % 1.0)  # files are read in the order of their names, which hold the second
     write(tmp_path, 3, range(4, 6))  # the fourth epoch is made again
     events = reading.EventAccumulator(str(tmp_path / "tensorboard"))
     events.Reload()
