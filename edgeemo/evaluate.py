@@ -113,7 +113,10 @@ def read_manifest(
             columns = _columns(path, table.fieldnames or (), modalities, reader)
             items = [_item(path, table.line_num, row, columns, labels) for row in table]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise InputError(f"{path}: it cannot be read ({error}); a manifest is a CSV file in UTF-8") from error
+        why = error.strerror if isinstance(error, OSError) else error
+        if isinstance(error, UnicodeDecodeError):
+            why = f"byte {error.start} is not UTF-8"
+        raise InputError(f"{path}: it cannot be read ({why}); a manifest is a CSV file in UTF-8") from error
     if not items:
         raise InputError(f"{path}: it has no items; each is a line below the names of the columns")
     return items

@@ -224,8 +224,13 @@ def test_a_manifest_that_cannot_be_used(
 
 def test_no_manifest(tmp_path: Path, model: Recognizer) -> None:
     (tmp_path / "binary.csv").write_bytes(bytes(range(256)))
-    for name in ("none.csv", ".", "binary.csv"):
-        with pytest.raises(InputError, match="cannot be read"):
+    reasons = {
+        "none.csv": "No such file or directory",
+        ".": "Is a directory",
+        "binary.csv": "byte 128 is not UTF-8",
+    }
+    for name, reason in reasons.items():
+        with pytest.raises(InputError, match=rf"cannot be read \({reason}\)"):
             evaluate(tmp_path / name, model)
 
 

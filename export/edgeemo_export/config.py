@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar, Union
 
-from edgeemo.errors import InputError
+from edgeemo.errors import InputError, shown
 
 from . import processes
 
@@ -45,6 +45,22 @@ def override(config: C, assignments: Sequence[str]) -> C:
             raise InputError(f"--set {assignment}: it must be NAME=VALUE, such as schedule.epochs=5")
         config = _replaced(config, name.strip().split("."), text.strip(), assignment)
     return config
+
+
+def refuse(what: str, config: Any, *rules: tuple[str, bool, str]) -> None:
+    """Raise for the first setting that is out of its range.
+
+    Args:
+        what: the settings, as the message names them.
+        config: these.
+        rules: name of a setting, whether it is right, and what it must be.
+
+    Raises:
+        InputError: one is not right.
+    """
+    for name, right, range_ in rules:
+        if not right:
+            raise InputError(f"{what}: {name} {shown(getattr(config, name))}; it must be {range_}")
 
 
 def seeded(config: C, seed: int) -> C:

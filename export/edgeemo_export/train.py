@@ -15,10 +15,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from edgeemo.errors import InputError, shown
+from edgeemo.errors import InputError
 
 from . import processes
 from .budget import budget
+from .config import refuse
 from .curves import Curve
 from .precision import half
 
@@ -52,16 +53,16 @@ class Schedule:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name, right, range_ in (
+        refuse(
+            "schedule",
+            self,
             ("epochs", self.epochs >= 1, "1 or more"),
             ("rate", self.rate > 0, "above 0"),
             ("decay", self.decay >= 0, "0 or more"),
             ("warm", 0 <= self.warm <= 1, "from 0 to 1"),
             ("average", 0 <= self.average < 1, "from 0 to below 1"),
             ("seed", self.seed >= 0, "0 or more"),
-        ):
-            if not right:
-                raise InputError(f"schedule: {name} {shown(getattr(self, name))}; it must be {range_}")
+        )
 
 
 def learning_rate(schedule: Schedule, step: int, steps: int) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import shutil
 from collections.abc import Callable
@@ -115,6 +116,12 @@ def test_too_few_recordings_are_refused(count: int | None, message: str, tmp_pat
         recordings.find(tmp_path / "place")
 
 
+def test_hidden_files_and_folders_are_passed_over(tmp_path: Path) -> None:
+    for name in ("a/1.wav", "b/2.wav", "b/.2.wav", ".trash/3.wav"):
+        recording(tmp_path, name, take=len(name) + ord(name[0]))
+    assert {item.paths["voice"].name for item in recordings.find(tmp_path)} == {"1.wav", "2.wav"}
+
+
 def test_copies_of_what_is_held_are_not_adapted_to(tmp_path: Path) -> None:
     first = recording(tmp_path, "a/1.wav", take=1)
     recording(tmp_path, "a/2.wav", take=2)
@@ -170,6 +177,29 @@ def test_only_the_encoder_learns_and_the_bundles_stays(part: VoicePart, tmp_path
     assert all(torch.equal(value, before[name]) for name, value in part.encoder.state_dict().items())
     moved = [name for name, value in encoder.state_dict().items() if not torch.equal(value, before[name])]
     assert "trunk.0.weight" in moved and "project.2.weight" in moved
+
+
+def test_every_part_of_the_loss_is_learnt_from(part: VoicePart, tmp_path: Path) -> None:
+    source = [torch.from_numpy(own_corpus.tone(label, 1, take)) for take in range(2) for label in range(3)]
+    target = [torch.from_numpy(own_corpus.tone(label, 2, 9, dull=0.5)) for label in range(3)]
+    labels = torch.arange(3).repeat(2)
+    settings = {
+        "all": replace(SMALL, alignment="mmd", schedule=Schedule(epochs=2, rate=1e-3), anchor=1.0),
+        "weight": replace(
+            SMALL, alignment="mmd", schedule=Schedule(epochs=2, rate=1e-3), anchor=1.0, weight=0.0
+        ),
+        "anchor": replace(SMALL, alignment="mmd", schedule=Schedule(epochs=2, rate=1e-3), anchor=0.0),
+    }
+    found = {
+        name: adapt.learn(part, source, labels, target, tmp_path / name, config).state_dict()[
+            "trunk.0.weight"
+        ]
+        for name, config in settings.items()
+    }
+    assert not torch.equal(found["all"], found["weight"])
+    assert not torch.equal(found["all"], found["anchor"])
+    last = json.loads((tmp_path / "all" / "curve.jsonl").read_text().splitlines()[-1])
+    assert min(last[f"loss_{name}"] for name in ("source", "alignment", "anchor")) > 0
 
 
 @pytest.fixture(scope="module")
@@ -232,9 +262,16 @@ def run(old: Path, place: dict[str, Path], out: Path) -> dict[str, Any]:
 def test_an_adapted_bundle_is_whole_and_says_what_it_is(
     made: Path, place: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(adaptation, "compare", lambda *given: {"refused": []})
+    observed: list[adaptation.Observed] = []
+
+    def compare(*given: Any) -> dict[str, Any]:
+        observed.extend(given[:2])
+        return {"refused": []}
+
+    monkeypatch.setattr(adaptation, "compare", compare)
     monkeypatch.setattr(adaptation, "page", lambda report: "page")
     assert run(made, place, tmp_path / "new") == {"refused": []}
+    assert not torch.equal(observed[0].source_tokens, observed[1].source_tokens)
     old, new = edgeemo.Bundle.read(made), edgeemo.Bundle.read(tmp_path / "new")
     new.verify()
     assert new.version.startswith("3+adapted.") and new.name == "old" and new.licence == old.licence
@@ -280,6 +317,24 @@ def test_what_was_adapted_to_is_not_measured(made: Path, place: dict[str, Path])
     assert len(gathered.labelled) == len(gathered.held_target)
     held = {item.speaker for item in gathered.held_source}
     assert len(held) == 1 and len(gathered.source) == 2 * 2 * len(LABELS)
+
+
+def test_both_sides_calibrate_the_new_graph(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bundle, "CALIBRATION_ITEMS", 4)
+    source, target = [torch.full((16000,), 0.1)], [torch.full((16000,), -0.1)]
+    material = adaptation.Material(source, torch.zeros(1, dtype=torch.long), target, [], [], [])
+    fed = [float(item["voice"].sum()) for item in adaptation._feeds(material, seed=0)]
+    assert [value > 0 for value in fed] == [True, False, True, False]
+
+
+def test_a_development_split_of_the_source_is_learnt_from(made: Path, place: dict[str, Path]) -> None:
+    splits = {"s0": "train", "s1": "develop", "s2": "test"}
+    with place["source"].open(newline="") as file:
+        rows = [row | {"split": splits[row["speaker"]]} for row in csv.DictReader(file)]
+    own_corpus.write_manifest(place["source"], rows)
+    gathered = adaptation.gather(edgeemo.Bundle.read(made), place["target"], place["source"], None, seed=0)
+    assert {item.speaker for item in gathered.held_source} == {"s2"}
+    assert len(gathered.source) == 2 * 2 * len(LABELS)
 
 
 @pytest.mark.parametrize(

@@ -142,6 +142,7 @@ def test_what_is_left_is_estimated(tmp_path: Path, caplog: pytest.LogCaptureFixt
     state = torch.load(tmp_path / "state.pt", weights_only=True)
     torch.save({**state, "epoch": 1}, tmp_path / "state.pt")
     with caplog.at_level(logging.INFO, "edgeemo.export"):
+        caplog.clear()  # of the first run, where something made the logger speak before
         fitted(tmp_path, epochs=2)
         assert "3 steps" in caplog.messages[0]
         caplog.clear()

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import csv
 import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -19,7 +21,9 @@ from edgeemo_export.cli import main
 from edgeemo_export.data import own
 from edgeemo_export.data.own import Own
 from edgeemo_export.data.tokens import SLOTS
-from edgeemo_export.recipes import face, voice
+from edgeemo_export.data.voices import Clip
+from edgeemo_export.metrics import temperature
+from edgeemo_export.recipes import adapt, face, fusion, voice
 from edgeemo_export.recipes import own as recipe
 from edgeemo_export.recipes.own import Drawer, Windows
 from edgeemo_export.systems.answers import answers
@@ -136,6 +140,29 @@ def test_a_split_without_a_modality_is_refused(tmp_path: Path) -> None:
         begin(manifest, tmp_path / "run")
 
 
+@pytest.mark.parametrize("name", ["face", "voice"])
+def test_a_label_without_one_of_the_modalities_in_training_is_refused(name: str, tmp_path: Path) -> None:
+    manifest = own_corpus.write_corpus(tmp_path, LABELS, speakers=3)
+    with manifest.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    rows = [
+        row | {name: "" if row["label"] == "joy" and row["speaker"] != "s0" else row[name]} for row in rows
+    ]
+    splits = {"s0": "test", "s1": "train", "s2": "develop"}
+    own_corpus.write_manifest(manifest, [row | {"split": splits[row["speaker"]]} for row in rows])
+    with pytest.raises(InputError, match=f"no item of the split train with the label joy has a {name}"):
+        begin(manifest, tmp_path / "run")
+
+
+def test_links_keep_their_names(tmp_path: Path) -> None:
+    """Behind one may lie a file that does not say whether it is a picture or a video."""
+    picture = own_corpus.write_picture(tmp_path / "stored.png", own_corpus.bars(0, 0, 0))
+    picture.rename(tmp_path / "stored")
+    (tmp_path / "a.png").symlink_to(tmp_path / "stored")
+    own.write_items(tmp_path / "m.csv", [Item(2, "joy", "x", {"face": tmp_path / "a.png"}, "test")])
+    assert column(tmp_path / "m.csv", "face") == [str(tmp_path / "a.png")]
+
+
 def test_crops_are_those_of_the_pictures_and_cut_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -174,6 +201,52 @@ def test_training_goes_on_where_it_stopped(modalities: tuple[str, ...], small: N
     for key, value in trained.fusion.state_dict().items():
         assert torch.equal(value, again.fusion.state_dict()[key]), key
     assert (trained.fusion.temperatures > 0).all()
+
+
+def test_each_split_has_its_use(small: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    begun = begin(own_corpus.write_corpus(tmp_path, LABELS), tmp_path / "run")
+    learnt: dict[str, int] = {}
+    calibrated: list[Windows] = []
+    learn_face, learn_voice, calibrate = face.learn, voice.learn, recipe.calibrate
+
+    def spy_face(images: torch.Tensor, *given: Any) -> face.FaceModel:
+        learnt["face"] = len(images)
+        return learn_face(images, *given)
+
+    def spy_voice(clips: list[Clip], *given: Any) -> voice.VoiceModel:
+        learnt["voice"] = len(clips)
+        assert {clip.split for clip in clips} == {"train"}
+        return learn_voice(clips, *given)
+
+    def spy_calibrate(model: AttentionFusion, *given: Windows) -> None:
+        calibrated.extend(given)
+        calibrate(model, *given)
+
+    monkeypatch.setattr(face, "learn", spy_face)
+    monkeypatch.setattr(voice, "learn", spy_voice)
+    monkeypatch.setattr(recipe, "calibrate", spy_calibrate)
+    trained = recipe.train(begun, recipe.DEFAULTS)
+    count, few = len(begun.of("train")), len(begun.of("develop"))
+    assert count != few and learnt == {"face": 2 * count, "voice": count}  # two pictures an item
+    assert [len(given.labels) for given in calibrated] == [few, few]
+    # The voice's classifier stays as the encoder's own.
+    assert trained.voice is not None
+    assert torch.equal(trained.fusion.voice_head.weight, trained.voice.head.weight)
+
+
+def test_each_modality_is_calibrated_by_its_own_answers() -> None:
+    torch.manual_seed(0)
+    model = AttentionFusion(8, 2, [(0.0, 0.0)] * 2, inner=4)
+    faces, voices = windows([0, 1, 0, 1], [0, 1, 2, 3]), windows([0, 1, 1, 0], [4, 5, 6, 7])
+    with torch.no_grad():  # the faces are always right, the voices always wrong
+        faces.labels[:] = model.eval().face_logits(faces.tokens[0], faces.masks[0]).argmax(1)
+        voices.labels[:] = 1 - model.voice_logits(voices.tokens[0], voices.masks[0]).argmax(1)
+    recipe.calibrate(model, faces, voices)
+    for place, given, answer in ((0, faces, model.face_logits), (1, voices, model.voice_logits)):
+        with torch.no_grad():
+            logits = answer(given.tokens[0], given.masks[0])
+        assert model.temperatures[place].item() == pytest.approx(temperature(logits, given.labels))
+    assert model.temperatures[0] < 1.0 < model.temperatures[1]
 
 
 def windows(labels: list[int], items: list[int]) -> Windows:
@@ -239,6 +312,8 @@ def test_answers_of_a_part_are_those_of_the_whole(modalities: tuple[str, ...], a
     [
         (["train", "--manifest", "none.csv", "--run", "run"], "none.csv: it cannot be read"),
         (["train", "--data", ".", "--run", "run", "--speakers-unknown"], "are for --manifest"),
+        (["train", "--data", ".", "--set", "face.schedule.seed=1"], "all have that of --seed"),
+        (["train", "--data", ".", "--set", "voice.takes=0"], "voice: takes 0; it must be 1 or more"),
         (["train", "--run", "run"], "one of the arguments --data --manifest is required"),
         (["train", "--data", ".", "--manifest", "m.csv"], "not allowed with argument"),
         (["bundle", "--run", "run", "--out", "out"], "give --name and --licence"),
@@ -261,6 +336,35 @@ def test_wrong_usage_ends_with_status_2(
         main(words)
     assert ended.value.code == 2
     assert message in capsys.readouterr().err
+
+
+def test_a_part_has_no_seed_of_its_own(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    manifest = own_corpus.write_corpus(tmp_path, LABELS, modalities=("voice",))
+    words = ["train", "--manifest", str(manifest), "--run", str(tmp_path / "run"), "--seed", "2"]
+    with pytest.raises(SystemExit) as ended:
+        main([*words, "--set", "voice.schedule.seed=1"])
+    assert ended.value.code == 2 and "all have that of --seed" in capsys.readouterr().err
+    assert not (tmp_path / "run" / "voice").exists()
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: face.Config(batch=0), "face: batch 0; it must be 1 or more"),
+        (lambda: voice.Config(windows=0), "voice: windows 0; it must be 1 or more"),
+        (lambda: voice.Config(mixed=1.5), "voice: mixed 1.5; it must be from 0 to 1"),
+        (lambda: fusion.Config(smoothing=-0.1), "fusion: smoothing -0.1; it must be from 0 to 1"),
+        (lambda: recipe.FusionConfig(steps=0), "fusion: steps 0; it must be 1 or more"),
+        (lambda: adapt.Config(weight=-1.0), "adaptation: weight -1.0; it must be 0 or more"),
+        (
+            lambda: adapt.Config(alignment="dann"),
+            "adaptation: alignment 'dann'; it must be one of coral, mmd",
+        ),
+    ],
+)
+def test_settings_out_of_range_are_refused(make: Callable[[], object], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        make()
 
 
 @pytest.mark.slow

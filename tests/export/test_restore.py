@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import onnx
 import onnxruntime
 import pytest
 import torch
-from onnx import numpy_helper
+from onnx import helper, numpy_helper
 from torch import nn
 
 from edgeemo.errors import BundleError
@@ -70,6 +71,34 @@ def test_names_may_have_a_wrapper_before_them(enliven: Callable[..., nn.Module],
     load_weights(pool, model, "voice_pool.")
     for mine, theirs in ((head, fusion.voice_head), (pool, fusion.voice_pool)):
         assert all(torch.equal(value, theirs.state_dict()[name]) for name, value in mine.state_dict().items())
+
+
+def test_answers_that_are_not_the_heads_are_refused(default_bundle: Path, tmp_path: Path) -> None:
+    """A fusion that does something else with the logits than divide them."""
+    folder = Path(shutil.copytree(default_bundle, tmp_path / "b"))
+    model = onnx.load(folder / "fusion.fp32.onnx")
+    (place,) = (at for at, node in enumerate(model.graph.node) if "logits" in node.output)
+    model.graph.node[place].output[0] = "raw"
+    model.graph.node.insert(place + 1, helper.make_node("Add", ["raw", "shift"], ["logits"]))
+    shift = np.linspace(0.0, 0.5, 7, dtype=np.float32)
+    model.graph.initializer.append(numpy_helper.from_array(shift, "shift"))
+    onnx.save_model(model, folder / "fusion.fp32.onnx")
+    manifest = json.loads((folder / "manifest.json").read_text())
+    manifest["files"] = describe_files(folder, manifest["files"])
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(BundleError, match="default architecture") as refused:
+        restore_voice(Bundle.read(folder))
+    assert "logits differ" in str(refused.value.__cause__)
+
+
+def test_another_sample_rate_is_refused(default_bundle: Path, tmp_path: Path) -> None:
+    """Its weights are of this architecture, but they heard something else."""
+    folder = Path(shutil.copytree(default_bundle, tmp_path / "b"))
+    manifest = json.loads((folder / "manifest.json").read_text())
+    manifest["voice"]["sample_rate"] = 8000
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(BundleError, match="default architecture"):
+        restore_voice(Bundle.read(folder))
 
 
 def test_another_architecture_is_refused(tmp_path: Path) -> None:

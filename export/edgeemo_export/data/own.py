@@ -170,7 +170,8 @@ def check_labels(path: Path, items: Sequence[Item]) -> None:
     """Refuse what cannot be learnt, and warn of what cannot be measured.
 
     Raises:
-        InputError: there is one label only, a label has no training item, or a split lacks a modality.
+        InputError: there is one label only, a label has no training item of a modality that is used, or a
+            split lacks a modality.
     """
     labels = {item.label for item in items}
     if len(labels) < 2:
@@ -183,20 +184,27 @@ def check_labels(path: Path, items: Sequence[Item]) -> None:
         if missing:
             log.warning("%s: no item of the split %s has the label %s", path, split, missing)
         for name in MODALITIES:
-            if any(name in item.paths for item in items) and not any(name in item.paths for item in here):
+            if not any(name in item.paths for item in items):
+                continue
+            given = {item.label for item in here if name in item.paths}
+            if not given:
                 raise InputError(f"{path}: no item of the split {split} has a {name}, while others have one")
+            # An encoder learns by the log prior of its labels, which of a label without items is infinite.
+            if split == "train" and given != labels:
+                lacking = ", ".join(sorted(labels - given))
+                raise InputError(f"{path}: no item of the split train with the label {lacking} has a {name}")
 
 
 def write_items(path: Path, items: Iterable[Item]) -> None:
     """Write a manifest with absolute paths, whole or not at all."""
-    given = list(items)
+    given = list(items)  # links are not followed: the name says whether it is a picture or a video
     modalities = [name for name in MODALITIES if any(name in item.paths for item in given)]
     new = path.with_suffix(".new")
     with new.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(("label", "speaker", "split", *modalities))
         for item in given:
-            files = [str(item.paths[name].resolve()) if name in item.paths else "" for name in modalities]
+            files = [str(item.paths[name].absolute()) if name in item.paths else "" for name in modalities]
             writer.writerow((item.label, item.speaker, item.split, *files))
     new.replace(path)
 

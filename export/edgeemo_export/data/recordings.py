@@ -28,7 +28,7 @@ def find(folder: Path, seed: int = 0) -> list[Item]:
     A session is a folder. Where all recordings lie in one, each file is a session of its own.
 
     Args:
-        folder: searched with everything below it; hidden files are passed over.
+        folder: searched with everything below it; hidden files and folders are passed over.
         seed: of the division.
 
     Returns:
@@ -41,7 +41,11 @@ def find(folder: Path, seed: int = 0) -> list[Item]:
         raise InputError(
             f"{folder}: not a folder; it must hold recordings of the place, a folder each session"
         )
-    files = [path for path in sorted(folder.rglob("*")) if path.is_file() and path.name[0] != "."]
+    files = [
+        path
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and not any(part[0] == "." for part in path.relative_to(folder).parts)
+    ]
     if len(files) < 2:
         raise InputError(f"{folder}: it holds {len(files)} recordings; it must hold two sessions or more")
     sessions = [str(path.parent.relative_to(folder)) for path in files]

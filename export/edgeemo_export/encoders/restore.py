@@ -17,7 +17,7 @@ from edgeemo.inference.bundle import Bundle
 from edgeemo.inference.ort import import_onnxruntime
 
 from .fold import fold_batch_norms
-from .voice import AttentivePool, VoiceEncoder
+from .voice import SAMPLE_RATE, AttentivePool, VoiceEncoder
 
 TOLERANCE = 1e-5  # of the tokens, which lie between 0 and about 5
 ARCHITECTURE = "it must be one of this package's default architecture, with a voice"
@@ -54,7 +54,8 @@ def restore_voice(bundle: Bundle) -> VoicePart:
     wrong = BundleError(
         f"bundle {bundle.path}: its voice graph is not one that can be adapted; {ARCHITECTURE}"
     )
-    if bundle.voice is None or bundle.voice.context != VoiceEncoder.context:
+    heard = bundle.voice
+    if heard is None or (heard.sample_rate, heard.context) != (SAMPLE_RATE, VoiceEncoder.context):
         raise wrong
     voice, fusion = (
         onnx.load_from_string(bundle.read_file(bundle.graphs[name].files["fp32"]))

@@ -12,13 +12,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..alignment import BY_NAME, Side
-from ..config import keep
+from ..config import keep, refuse
 from ..data import sounds
 from ..encoders.restore import VoicePart
 from ..encoders.voice import AttentivePool, VoiceEncoder
 from ..train import Schedule, fit
 from . import voice
 
+KNOWN = ("coral", "mmd", "lmmd", "ida")
 SCHEDULE = Schedule(epochs=10, rate=5e-4, decay=0.0, average=0.98)
 
 
@@ -31,9 +32,12 @@ class Config:
         batch: clips of the source in a step, and pieces of the target.
         windows: one-second contexts of each.
         takes: of each, the first as it is, the others distorted.
-        alignment: name in `alignment.BY_NAME`, of one that needs nothing to be made.
+        alignment: one of `KNOWN`: those of `alignment.BY_NAME` that need nothing to be made.
         weight: of the alignment, beside a cross-entropy of weight 1.
         anchor: weight of how far source tokens move, in their own variance.
+
+    Raises:
+        InputError: one of them is out of its range.
     """
 
     schedule: Schedule = SCHEDULE
@@ -43,6 +47,18 @@ class Config:
     alignment: str = "lmmd"
     weight: float = 0.5
     anchor: float = 0.1
+
+    def __post_init__(self) -> None:
+        refuse(
+            "adaptation",
+            self,
+            ("batch", self.batch >= 1, "1 or more"),
+            ("windows", self.windows >= 1, "1 or more"),
+            ("takes", self.takes >= 1, "1 or more"),
+            ("alignment", self.alignment in KNOWN, f"one of {', '.join(KNOWN)}"),
+            ("weight", self.weight >= 0, "0 or more"),
+            ("anchor", self.anchor >= 0, "0 or more"),
+        )
 
 
 DEFAULTS = Config()

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .. import processes
-from ..config import keep
+from ..config import keep, refuse
 from ..data import ferplus
 from ..data.labels import LABELS
 from ..data.pictures import jitter
@@ -31,11 +31,22 @@ class Config:
         schedule: see `edgeemo_export.train.Schedule`.
         batch: pictures of a step.
         smoothing: share of each target that is spread over all labels.
+
+    Raises:
+        InputError: one of them is out of its range.
     """
 
     schedule: Schedule = SCHEDULE
     batch: int = 128
     smoothing: float = 0.02
+
+    def __post_init__(self) -> None:
+        refuse(
+            "face",
+            self,
+            ("batch", self.batch >= 1, "1 or more"),
+            ("smoothing", 0 <= self.smoothing <= 1, "from 0 to 1"),
+        )
 
 
 DEFAULTS = Config()

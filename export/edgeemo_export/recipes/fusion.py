@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .. import processes
-from ..config import keep
+from ..config import keep, refuse
 from ..data import ferplus, voices
 from ..data.labels import LABELS, NORMS
 from ..data.tokens import (
@@ -47,6 +47,9 @@ class Config:
         steps: of an epoch.
         smoothing: share of each pair's target that is spread over all labels.
         given_up: what the measure of the prior may cost of the WA on stills, for the sake of the rare labels.
+
+    Raises:
+        InputError: one of them is out of its range.
     """
 
     schedule: Schedule = SCHEDULE
@@ -54,6 +57,16 @@ class Config:
     steps: int = 100
     smoothing: float = 0.05
     given_up: float = 0.008
+
+    def __post_init__(self) -> None:
+        refuse(
+            "fusion",
+            self,
+            ("batch", self.batch >= 1, "1 or more"),
+            ("steps", self.steps >= 1, "1 or more"),
+            ("smoothing", 0 <= self.smoothing <= 1, "from 0 to 1"),
+            ("given_up", self.given_up >= 0, "0 or more"),
+        )
 
 
 DEFAULTS = Config()

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from edgeemo.errors import InputError
 
 from .. import processes
-from ..config import keep, kept, seeded
+from ..config import keep, kept, refuse, seeded
 from ..data.labels import NORMS
 from ..data.own import Own
 from ..data.pictures import jitter
@@ -43,11 +43,22 @@ class FusionConfig:
         schedule: see `edgeemo_export.train.Schedule`.
         batch: windows of a step.
         steps: of an epoch.
+
+    Raises:
+        InputError: one of them is out of its range.
     """
 
     schedule: Schedule = SCHEDULE
     batch: int = 256
     steps: int = 50
+
+    def __post_init__(self) -> None:
+        refuse(
+            "fusion",
+            self,
+            ("batch", self.batch >= 1, "1 or more"),
+            ("steps", self.steps >= 1, "1 or more"),
+        )
 
 
 @dataclass(frozen=True)

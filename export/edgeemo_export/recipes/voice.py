@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .. import processes
-from ..config import keep
+from ..config import keep, refuse
 from ..data import sounds, voices
 from ..data.labels import LABELS
 from ..encoders.voice import AttentivePool, VoiceEncoder
@@ -36,6 +36,9 @@ class Config:
         mixed: share of the clips that are mixed with another.
         smoothing: share of each target that is spread over all labels.
         alone: weight of the answers by single contexts.
+
+    Raises:
+        InputError: one of them is out of its range.
     """
 
     schedule: Schedule = SCHEDULE
@@ -46,6 +49,19 @@ class Config:
     mixed: float = 0.33
     smoothing: float = 0.05
     alone: float = 0.3
+
+    def __post_init__(self) -> None:
+        refuse(
+            "voice",
+            self,
+            ("batch", self.batch >= 1, "1 or more"),
+            ("windows", self.windows >= 1, "1 or more"),
+            ("takes", self.takes >= 1, "1 or more"),
+            ("emodb", self.emodb >= 1, "1 or more"),
+            ("mixed", 0 <= self.mixed <= 1, "from 0 to 1"),
+            ("smoothing", 0 <= self.smoothing <= 1, "from 0 to 1"),
+            ("alone", self.alone >= 0, "0 or more"),
+        )
 
 
 DEFAULTS = Config()
