@@ -29,52 +29,52 @@ class BothAnswers(nn.Module):
         return logits, face, voice
 
 
-class FaceAnswers(nn.Module):
-    """The face's part of a fusion.
+class OneAnswers(nn.Module):
+    """What a fusion says of one modality alone; the classes below give it the parts, by the fusion's names.
 
     Args:
-        fusion: its pooling, classifier and temperature are taken.
+        fusion: its norms and its temperature for the modality are taken.
+        place: of that temperature, 0 for the face and 1 for the voice.
         affect: whether valence and arousal are answered too.
     """
 
     temperature: Tensor
     norms: Tensor
 
-    def __init__(self, fusion: AttentionFusion, affect: bool) -> None:
+    def __init__(self, fusion: AttentionFusion, place: int, affect: bool) -> None:
         super().__init__()
         self.affect = affect
-        self.face_pool, self.face_head = fusion.face_pool, fusion.face_head
-        self.register_buffer("temperature", fusion.temperatures[0].clone())
+        self.register_buffer("temperature", fusion.temperatures[place].clone())
         self.register_buffer("norms", fusion.norms)
+
+    def calibrated(self, logits: Tensor) -> tuple[Tensor, ...]:
+        """Map raw logits ``[N, K]`` to calibrated ones, and valence and arousal ``[N, 2]``."""
+        logits = logits / self.temperature
+        return (logits, torch.softmax(logits, dim=1) @ self.norms) if self.affect else (logits,)
+
+
+class FaceAnswers(OneAnswers):
+    """The face's part of a fusion."""
+
+    def __init__(self, fusion: AttentionFusion, affect: bool) -> None:
+        super().__init__(fusion, 0, affect)
+        self.face_pool, self.face_head = fusion.face_pool, fusion.face_head
 
     def forward(self, face_tokens: Tensor, face_mask: Tensor) -> tuple[Tensor, ...]:
         """Map ``[N, T, D]`` and ``[N, T]`` to logits ``[N, K]``, and valence and arousal ``[N, 2]``."""
-        logits = self.face_head(self.face_pool(face_tokens, face_mask)) / self.temperature
-        return (logits, torch.softmax(logits, dim=1) @ self.norms) if self.affect else (logits,)
+        return self.calibrated(self.face_head(self.face_pool(face_tokens, face_mask)))
 
 
-class VoiceAnswers(nn.Module):
-    """The voice's part of a fusion.
-
-    Args:
-        fusion: its pooling, classifier and temperature are taken.
-        affect: whether valence and arousal are answered too.
-    """
-
-    temperature: Tensor
-    norms: Tensor
+class VoiceAnswers(OneAnswers):
+    """The voice's part of a fusion."""
 
     def __init__(self, fusion: AttentionFusion, affect: bool) -> None:
-        super().__init__()
-        self.affect = affect
+        super().__init__(fusion, 1, affect)
         self.voice_pool, self.voice_head = fusion.voice_pool, fusion.voice_head
-        self.register_buffer("temperature", fusion.temperatures[1].clone())
-        self.register_buffer("norms", fusion.norms)
 
     def forward(self, voice_tokens: Tensor, voice_mask: Tensor) -> tuple[Tensor, ...]:
         """Map ``[1, T, D]`` and ``[N, T]`` to logits ``[N, K]``, and valence and arousal ``[N, 2]``."""
-        logits = self.voice_head(self.voice_pool(voice_tokens, voice_mask)) / self.temperature
-        return (logits, torch.softmax(logits, dim=1) @ self.norms) if self.affect else (logits,)
+        return self.calibrated(self.voice_head(self.voice_pool(voice_tokens, voice_mask)))
 
 
 def answers(fusion: AttentionFusion, modalities: Sequence[str], affect: bool) -> tuple[nn.Module, list[str]]:
