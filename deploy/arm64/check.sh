@@ -35,6 +35,7 @@ DESELECTED=(
   'tests/inference/test_trt_builder.py|over the stand-in for TensorRT'
   'tests/inference/test_cuda.py|over the stand-in for CUDA'
   'tests/calibration/test_lint.py|reads graphs, computes nothing'
+  'tests/test_documents.py::test_command_of_the_readme|plays the demo a dozen times; the script plays it itself'
 )
 
 # An Armv8.2 with dot products and half precision, as the Cortex-A78AE of a Jetson Orin is.
