@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import platform
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,9 @@ from edgeemo.inference.bundle import Bundle
 from edgeemo.preprocess.voice import Resampler
 from edgeemo_calibration import lint, write_half
 from edgeemo_calibration.half import halve
+
+# On an (emulated) Arm with FP16 instructions ONNX Runtime's results are up to twice as far from FP32.
+SUMS = 2 if platform.machine() == "aarch64" else 1
 
 Save = Callable[[ModelProto], Path]
 FLOAT, HALF = TensorProto.FLOAT, TensorProto.FLOAT16
@@ -97,7 +101,7 @@ def test_an_output_inside_the_trunk_keeps_name_and_type(new_net: Any, save: Save
     feed = {"x": net.random.normal(size=(1, 2, 6, 6)).astype(np.float32)}
     for expected, found in zip(run(model, feed), run(half, feed), strict=True):
         assert found.dtype == np.float32
-        np.testing.assert_allclose(found, expected, atol=1e-2)  # Arm also sums in FP16, x86 in FP32
+        np.testing.assert_allclose(found, expected, atol=5e-3 * SUMS)
     assert types(half)["trunk.a.relu.half"] == HALF
     assert lint(half) == []
 
@@ -211,7 +215,6 @@ def test_the_default_bundle_in_fp16_answers_as_in_fp32(default_bundle: Path, dat
         feed = {name: window}
         expected, *_ = run(bundle.read_file(files["fp32"]), feed)
         found, *reached = run(probed, feed)
-        # The worst over all test pictures and voices was 0.0014 and 0.0041, of tokens up to 4 and 7; on Arm,
-        # which sums in FP16 too, 0.0113.
-        np.testing.assert_allclose(found, expected, atol=0.02)
+        # The worst over all test pictures and voices was 0.0014 and 0.0041, of tokens up to 4 and 7.
+        np.testing.assert_allclose(found, expected, atol=0.01 * SUMS)
         assert max(np.abs(values).max() for values in reached) < 100.0  # far from 65504
