@@ -84,7 +84,8 @@ def _run(arguments: argparse.Namespace, console: Console) -> int:
 
 
 def _demo(arguments: argparse.Namespace, console: Console) -> int:
-    arguments.source, arguments.camera, arguments.microphone, arguments.hop = DEMO, None, None, None
+    arguments.source, arguments.camera, arguments.microphone = DEMO, None, None
+    arguments.hop = arguments.text = None
     with _watched(arguments, console) as (emotions, hop):
         if arguments.json:
             console.json({"source": str(DEMO), "emotions": [emotion.to_dict() for emotion in emotions]})
@@ -268,7 +269,7 @@ def _watched(arguments: argparse.Namespace, console: Console) -> Iterator[tuple[
         total = "" if source.duration is None else f" of {source.duration:.1f}"
 
         def followed() -> Iterator[Emotion]:
-            for emotion in edgeemo.watch(source, model=model, hop=hop):
+            for emotion in edgeemo.watch(source, model=model, hop=hop, text=arguments.text):
                 yield emotion
                 console.status(f"{emotion.time:.1f}{total} s")
 
@@ -309,10 +310,15 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument(
         "--hop", type=_seconds, metavar="S", help="seconds between answers (a multiple of the bundle's)"
     )
+    run.add_argument(
+        "--text", metavar="WORDS.tsv", help="what is said in the clip, a line each: start, end, words"
+    )
     _model_options(run)
 
     evaluate = _verb(verbs, "evaluate", _evaluate, "measure a bundle on labelled recordings")
-    evaluate.add_argument("manifest", metavar="MANIFEST.csv", help="columns: label, and face and/or voice")
+    evaluate.add_argument(
+        "manifest", metavar="MANIFEST.csv", help="columns: label, and any of face, voice, text"
+    )
     evaluate.add_argument(
         "--face-is-cropped", action="store_true", help="the pictures are face crops in the manner of FER+"
     )

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edgeemo.capture.clip import PICTURE_SUFFIXES, Clip, read_pictures, read_sound
-from edgeemo.capture.source import Frame, Sound
+from edgeemo.capture.source import Frame, Sound, Words
+from edgeemo.capture.words import read_words, spread
 from edgeemo.errors import EdgeEmoError, InputError, SourceError
 from edgeemo.figures import Answer, Report, report
 
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 __all__ = ["Answer", "Item", "Report", "evaluate", "is_video", "read_manifest"]
 
 _COLUMNS = ("face", "voice", "text")
+_TABLE = ".tsv"
 
 _log = logging.getLogger("edgeemo")
 
@@ -37,6 +39,7 @@ class Item:
         speaker: who it is, or empty.
         paths: the file or folder of each modality that is given and read.
         split: what the column `split` says, or empty; only training reads it.
+        text: what was said, where it is given and read and no file.
     """
 
     line: int
@@ -44,6 +47,12 @@ class Item:
     speaker: str
     paths: Mapping[str, Path]
     split: str = ""
+    text: str = ""
+
+    @property
+    def given(self) -> tuple[str, ...]:
+        """The modalities that are given and read."""
+        return (*self.paths, "text") if self.text else tuple(self.paths)
 
 
 def evaluate(
@@ -57,8 +66,10 @@ def evaluate(
 
     Args:
         manifest_csv: a CSV file with a column `label` and any of `face` (a picture, a folder of pictures in
-            time order, or a video), `voice` (a sound file or a video), `text` and `speaker`; paths absolute
-            or relative to the file. A video keeps its times, pictures are spread evenly over the voice.
+            time order, or a video), `voice` (a sound file or a video), `text` (what is said, or a table of
+            it as `read_words` reads it, with the suffix .tsv) and `speaker`; paths absolute or relative to
+            the file. A video and a table keep their times, pictures and words are spread evenly over the
+            voice.
         model: the model.
         face_is_cropped: the pictures already are face crops in the manner of FER+.
         progress: called after every item with the number of items done and of all.
@@ -84,7 +95,7 @@ def evaluate(
     alone = [
         name
         for name in model.bundle.modalities
-        if f"{name}_logits" in outputs and any(name in item.paths for item in items)
+        if f"{name}_logits" in outputs and any(name in item.given for item in items)
     ]
     return report(model.labels, alone, answers)
 
@@ -150,13 +161,17 @@ def _item(
     if not label or (labels is not None and label not in labels):
         right = "not be empty" if labels is None else f"be one of {', '.join(labels)}"
         raise InputError(f"{manifest}, line {line}: the label is {label!r}; it must {right}")
-    paths = {name: manifest.parent / value for name in columns if (value := (row[name] or "").strip())}
-    if not paths:
-        raise InputError(f"{manifest}, line {line}: it names no file; give {' or '.join(columns)}")
+    given = {name: value for name in columns if (value := (row[name] or "").strip())}
+    if not given:
+        empty = "it names no file and has no text" if "text" in columns else "it names no file"
+        raise InputError(f"{manifest}, line {line}: {empty}; give {' or '.join(columns)}")
+    said = given.get("text", "")
+    text = "" if said.lower().endswith(_TABLE) else said
+    paths = {name: manifest.parent / value for name, value in given.items() if name != "text" or not text}
     for name, path in paths.items():
         if not path.exists():
             raise SourceError(f"{manifest}, line {line}: {name} is {path}, which does not exist")
-    return Item(line, label, speaker, paths, split)
+    return Item(line, label, speaker, paths, split, text)
 
 
 # --- one item
@@ -165,10 +180,12 @@ def _item(
 def _answer(item: Item, model: Recognizer, face_is_cropped: bool) -> Emotion:
     face, voice = item.paths.get("face"), item.paths.get("voice")
     if face is not None and is_video(face):
-        return model.recognize_events(_events(face, voice), item.paths, face_is_cropped=face_is_cropped)
+        events = _events(face, voice, _words(item, face, voice))
+        return model.recognize_events(events, item.given, face_is_cropped=face_is_cropped)
+    text = read_words(item.paths["text"]) if "text" in item.paths else item.text
     pictures = None if face is None else read_pictures(face)
     samples, rate = (None, None) if voice is None else read_sound(voice)
-    return model.recognize(pictures, samples, rate, face_is_cropped=face_is_cropped)
+    return model.recognize(pictures, samples, rate, text or None, face_is_cropped=face_is_cropped)
 
 
 def is_video(path: Path) -> bool:
@@ -176,8 +193,27 @@ def is_video(path: Path) -> bool:
     return not (path.is_dir() or path.suffix.lower() in PICTURE_SUFFIXES)
 
 
-def _events(face: Path, voice: Path | None) -> Iterator[Frame | Sound]:
-    """A video, with its own sound or that of another file, in the order of time."""
+def _words(item: Item, face: Path, voice: Path | None) -> list[Words]:
+    """What is said in a video, in the order of time."""
+    if "text" in item.paths:
+        return sorted(read_words(item.paths["text"]), key=lambda one: one.time)
+    if not item.text:
+        return []
+    return spread(item.text, _seconds(face if voice is None else voice, "face" if voice is None else "voice"))
+
+
+def _seconds(path: Path, modality: str) -> float:
+    """How long a recording is, read to its end where the file does not say it."""
+    clip = Clip(path, (modality,))
+    return clip.duration if clip.duration is not None else max(event.time for event in clip)
+
+
+def _events(face: Path, voice: Path | None, words: Sequence[Words]) -> Iterator[Frame | Sound | Words]:
+    """A video, with its own sound or that of another file, and what is said, in the order of time."""
+    return heapq.merge(words, _pictures_and_sound(face, voice), key=lambda event: event.time)
+
+
+def _pictures_and_sound(face: Path, voice: Path | None) -> Iterator[Frame | Sound]:
     if voice is None:
         return iter(Clip(face, ("face",)))
     sound = Clip(voice, ("voice",))  # opened by itself, because a video without sound is an error here

@@ -418,6 +418,69 @@ def test_sound_far_beyond_full_scale_gives_no_nan(default_bundle: Path) -> None:
         json.dumps(emotion.to_dict(), allow_nan=False)
 
 
+# --- text
+
+
+@pytest.fixture(scope="module")
+def reader(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A bundle that reads voice and text."""
+    pytest.importorskip("onnx", reason="the tiny bundle is written with onnx")
+    from tests.support.tiny import Tiny, write_bundle
+
+    return write_bundle(tmp_path_factory.mktemp("reader"), Tiny(modalities=("voice", "text")))
+
+
+WORDS: list[tuple[bytes | None, tuple[str, ...]]] = [
+    (None, (": it cannot be read (", "each line must be start, end (in seconds) and words")),
+    (b"\xff\xfe0\x00", (": it cannot be read (byte 0 is not UTF-8)",)),
+    (b"0 1 fear\n", (", line 1: it has 1 fields", "with a tab between each")),
+    (b"0,1,fear\n", (", line 1: it has 1 fields",)),
+    (b"start\tend\twords\n0\t1\n", (", line 2: it has 2 fields",)),
+    (b"0\t1\tfear\n\n2\tnan\tfear\n", (", line 3: the end is 'nan'", "seconds of at least 0")),
+    (b"-1\t1\tfear\n", (", line 1: the start is '-1'",)),
+    (b"1\t0.5\tfear\n", (", line 1: the end, 0.5 s, is before the start, 1 s",)),
+    (b"\x89PNG\r\n\x1a\n", (": it cannot be read (byte 0 is not UTF-8)",)),
+]
+
+
+@pytest.mark.parametrize(("content", "says"), WORDS)
+def test_a_table_of_words_that_is_none_is_refused(
+    content: bytes | None, says: tuple[str, ...], reader: Path, tmp_path: Path, capsys: Capture
+) -> None:
+    path = tmp_path / "words.tsv"
+    if content is not None:
+        path.write_bytes(content)
+    said = refusal(["run", str(cli.DEMO), "--bundle", str(reader), "--text", str(path)], capsys)
+    assert said == raised(lambda: list(edgeemo.watch(cli.DEMO, bundle=reader, text=path)), SourceError)
+    assert said.startswith(f"{path}{says[0]}") and all(words in said for words in says)
+
+
+def test_a_table_of_words_for_a_bundle_that_reads_none_is_refused(
+    bundle: Path, model: Recognizer, tmp_path: Path, capsys: Capture
+) -> None:
+    path = tmp_path / "words.tsv"
+    path.write_text("0\t1\tfear\n")
+    said = refusal(["run", str(cli.DEMO), "--bundle", str(bundle), "--text", str(path)], capsys)
+    assert said == raised(lambda: list(edgeemo.watch(cli.DEMO, model=model, text=path)), InputError)
+    assert said == "text: the bundle tiny reads face and voice; leave text out"
+
+
+def test_a_table_without_words_and_one_beyond_the_clip_are_answered(
+    reader: Path, tmp_path: Path, capsys: Capture
+) -> None:
+    path = tmp_path / "words.tsv"
+    words = ["run", str(cli.DEMO), "--bundle", str(reader)]
+    plain, _ = answers(words, capsys)
+    for content in ("", "start\tend\twords\n", "0\t1\t\n"):
+        path.write_text(content)
+        assert answers([*words, "--text", str(path)], capsys) == (plain, "")
+    end = plain[-1]["time"]
+    path.write_text(f"{end}\t{end + 0.3}\tfear\n")
+    longer, _ = answers([*words, "--text", str(path)], capsys)
+    assert longer[: len(plain)] == plain
+    assert [one["modalities"] for one in longer[len(plain) :]][-1:] == [["voice", "text"]]
+
+
 @pytest.mark.parametrize("time", [-1.0, float("nan"), float("inf"), "soon", None, 1e308])
 def test_what_is_no_time_is_refused_and_the_stream_goes_on(time: Any, model: Recognizer) -> None:
     good = np.full((8, 8), 90, np.uint8)

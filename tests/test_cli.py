@@ -51,6 +51,7 @@ class Fakes:
         self.loaded: dict[str, Any] = {}
         self.opened: dict[str, Any] = {}
         self.hop = 0.0
+        self.text: str | None = None
         self.closed = False
 
     def load(self, folder: str | None = None, **options: Any) -> Any:
@@ -64,8 +65,8 @@ class Fakes:
     def close(self) -> None:
         self.closed = True
 
-    def watch(self, source: Any, *, model: Any, hop: float) -> Iterator[Emotion]:
-        self.hop = hop
+    def watch(self, source: Any, *, model: Any, hop: float, text: str | None) -> Iterator[Emotion]:
+        self.hop, self.text = hop, text
         return self.emotions()
 
 
@@ -180,6 +181,12 @@ def test_run_opens_what_was_named(words: list[str], opened: dict[str, Any], hop:
     assert cli.main(["run", *words]) == 0
     assert fakes.opened == opened
     assert fakes.hop == hop
+
+
+@pytest.mark.parametrize(("words", "text"), [([], None), (["--text", "words.tsv"], "words.tsv")])
+def test_run_gives_the_text_beside_the_clip(words: list[str], text: str | None, fakes: Fakes) -> None:
+    assert cli.main(["run", "clip.mp4", *words]) == 0
+    assert fakes.text == text
 
 
 def test_options_reach_the_model(fakes: Fakes) -> None:
@@ -498,6 +505,65 @@ def test_run_answers_a_truncated_clip_up_to_the_cut(
     assert len(out.splitlines()) >= 5
     assert err.startswith("edgeemo: warning: ")
     assert "cut.flv" in err
+
+
+@pytest.fixture(scope="module")
+def reader(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A bundle that reads voice and text."""
+    pytest.importorskip("onnx", reason="the tiny bundle is written with onnx")
+    from tests.support.tiny import Tiny, write_bundle
+
+    return write_bundle(tmp_path_factory.mktemp("reader"), Tiny(modalities=("voice", "text")))
+
+
+def test_run_reads_the_words_of_a_clip(
+    reader: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    table = tmp_path / "words.tsv"
+    table.write_text("start\tend\twords\n0.95\t1.25\tfear!\n0.1\t0.35\tso well\n", "utf-8")
+    words = ["run", str(cli.DEMO), "--bundle", str(reader), "--json"]
+    assert cli.main([*words, "--text", str(table)]) == 0
+    out, err = capsys.readouterr()
+    spoken = [json.loads(line) for line in out.splitlines()]
+    assert err == ""
+    # A hop knows a word from its end on, for a window of 0.5 s.
+    times = [one["time"] for one in spoken if "text" in one["modalities"]]
+    assert times == [0.4, 0.5, 0.6, 0.7, 0.8, 1.3, 1.4, 1.5, 1.6, 1.7]
+    assert all(("no text" in one["reasons"]) != ("text" in one["modalities"]) for one in spoken)
+    assert cli.main(words) == 0
+    silent = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert len(silent) == len(spoken) and not any("text" in one["modalities"] for one in silent)
+    assert silent[3]["probabilities"] != spoken[3]["probabilities"]
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (None, "it cannot be read (No such file or directory); each line must be start, end"),
+        ("0\t1\twell\n1\t0.5\twell\n", "line 2: the end, 0.5 s, is before the start, 1 s"),
+        ("0 1 well\n", "line 1: it has 1 fields; it must be start, end (in seconds) and words"),
+    ],
+)
+def test_run_names_the_line_of_the_words_that_is_wrong(
+    content: str | None, says: str, reader: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    table = tmp_path / "words.tsv"
+    if content is not None:
+        table.write_text(content, "utf-8")
+    assert cli.main(["run", str(cli.DEMO), "--bundle", str(reader), "--text", str(table), "--json"]) == 2
+    out, err = capsys.readouterr()
+    separator = ": " if content is None else ", "
+    assert out == "" and err.startswith(f"edgeemo: {table}{separator}{says}") and err.count("\n") == 1
+
+
+def test_run_says_that_a_bundle_reads_no_text(
+    bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "words.tsv").write_text("0\t1\twell\n", "utf-8")
+    words = ["run", str(cli.DEMO), "--bundle", str(bundle), "--text", str(tmp_path / "words.tsv")]
+    assert cli.main(words) == 2
+    said = "edgeemo: text: the bundle tiny reads face and voice; leave text out\n"
+    assert capsys.readouterr() == ("", said)
 
 
 def test_info_prints_the_contract(bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -184,6 +184,90 @@ def test_a_report_is_json_and_text(tmp_path: Path, model: Recognizer, tiny: Tiny
     assert "UA 100.0%" in str(result) and "fear" in str(result)
 
 
+# --- text
+
+
+@pytest.fixture(scope="module")
+def listener(tmp_path_factory: pytest.TempPathFactory) -> Recognizer:
+    tiny = Tiny(channels=3, modalities=("face", "voice", "text"))
+    return fake_model(write_bundle(tmp_path_factory.mktemp("listener"), tiny), tiny)
+
+
+def test_text_is_measured_alone_and_with_the_rest(tmp_path: Path, listener: Recognizer, tiny: Tiny) -> None:
+    (tmp_path / "said.TSV").write_text("start\tend\twords\n0.1\t0.2\tfear\n", "utf-8")
+    (tmp_path / "silence.tsv").write_text("", "utf-8")
+    face, voice = picture(tmp_path / "a.png", tiny, "fear"), sound(tmp_path / "a.wav", tiny, "fear")
+    path = manifest(
+        tmp_path,
+        "label,face,voice,text",
+        "fear,,,fear",
+        'anger,,,"Anger, anger!"',
+        f"fear,,{voice},said.TSV",
+        f"fear,{face},{voice},fear fear",
+        f"fear,,{voice},silence.tsv",
+    )
+    result = evaluate(path, listener, face_is_cropped=True)
+    items = [item.emotion for item in result.items]
+    assert [item.modalities for item in items] == [
+        ("text",), ("text",), ("voice", "text"), ("face", "voice", "text"), ("voice",)
+    ]  # fmt: skip
+    assert items[0].label == "fear" and result.single is not None and set(result.single) >= {"text", "voice"}
+    heard = np.round(tiny.voice("fear", 0.3) * 32767) / 32768
+    expected = [
+        listener.recognize(text="fear"),
+        listener.recognize(text="Anger, anger!"),
+        listener.recognize(voice=heard, sample_rate=8000, text=[("fear", 0.1, 0.2)]),
+        listener.recognize(tiny.face("fear"), heard, 8000, "fear fear", face_is_cropped=True),
+        listener.recognize(voice=heard, sample_rate=8000),
+    ]
+    for answer, right in zip(items, expected, strict=True):
+        assert answer.probabilities == pytest.approx(right.probabilities, abs=1e-3)
+        assert (answer.time, answer.reasons) == (right.time, right.reasons)
+
+
+def test_text_beside_a_video_is_spread_over_it_or_keeps_its_times(
+    tmp_path: Path, listener: Recognizer, tiny: Tiny
+) -> None:
+    images = [np.full((32, 32, 3), 128, np.uint8)] * 15
+    write_clip(tmp_path / "clip.mkv", images=images, sound=np.repeat(tiny.voice("fear", 0.6), 6))
+    (tmp_path / "early.tsv").write_text("0\t0.05\tfear\n", "utf-8")
+    (tmp_path / "late.tsv").write_text("0.2\t0.55\tfear\n", "utf-8")
+    path = manifest(
+        tmp_path,
+        "label,face,voice,text",
+        "fear,clip.mkv,clip.mkv,anger fear",
+        "fear,clip.mkv,,anger fear",
+        "fear,clip.mkv,clip.mkv,late.tsv",
+        "fear,clip.mkv,clip.mkv,early.tsv",
+        "fear,clip.mkv,clip.mkv,",
+    )
+    items = [item.emotion for item in evaluate(path, listener, face_is_cropped=True).items]
+    assert [item.modalities for item in items] == [
+        ("face", "voice", "text"), ("face", "text"),
+        *[("face", "voice", "text")] * 2, ("face", "voice"),
+    ]  # fmt: skip
+    assert len({str(item.probabilities) for item in items}) == 5
+
+
+@pytest.mark.parametrize(
+    ("lines", "error", "message"),
+    [
+        (["label,text", "fear,gone.tsv"], SourceError, r"line 2: text is .*gone\.tsv, which does not exist"),
+        (["label,text", "fear,bad.tsv"], SourceError, r"line 2: .*bad\.tsv, line 2: the start is 'x'"),
+        (["label,text", "fear,empty.tsv"], InputError, "line 2: nothing to judge by"),
+        (["label,voice,text", "fear,,"], InputError, "line 2: it names no file and has no text; give"),
+        (["label", "fear"], InputError, "no column 'face' or 'voice' or 'text', which is"),
+    ],
+)
+def test_a_manifest_whose_text_cannot_be_used(
+    tmp_path: Path, listener: Recognizer, lines: list[str], error: type[EdgeEmoError], message: str
+) -> None:
+    (tmp_path / "bad.tsv").write_text("0\t1\twell\nx\t1\twell\n", "utf-8")
+    (tmp_path / "empty.tsv").write_text("", "utf-8")
+    with pytest.raises(error, match=message):
+        evaluate(manifest(tmp_path, *lines), listener)
+
+
 def test_columns_that_the_bundle_does_not_read_are_left_aside(
     tmp_path: Path, model: Recognizer, tiny: Tiny, caplog: pytest.LogCaptureFixture
 ) -> None:

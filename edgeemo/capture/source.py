@@ -1,11 +1,11 @@
-"""What a source of pictures and sound is, and how one is opened."""
+"""What a source of pictures and sound is, and how one is opened; and what comes beside it, words."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,6 +39,25 @@ class Sound:
     time: float
     samples: NDArray[np.float32]
     sample_rate: int
+
+
+class Words(NamedTuple):
+    """Words that were said together.
+
+    Attributes:
+        words: One or more, with white space between them.
+        start: Seconds on the source's clock.
+        end: Likewise; the words are known from then on.
+    """
+
+    words: str
+    start: float
+    end: float
+
+    @property
+    def time(self) -> float:
+        """Seconds on the source's clock at which they are known."""
+        return self.end
 
 
 class Source(Protocol):

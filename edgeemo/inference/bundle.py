@@ -16,10 +16,12 @@ from edgeemo.inference.spec import (
     MODALITIES,
     FaceInput,
     GraphSpec,
+    TextInput,
     Thresholds,
     VoiceInput,
     read_face,
     read_graphs,
+    read_text,
     read_thresholds,
     read_voice,
 )
@@ -44,12 +46,13 @@ class Bundle:
         notice: what a user of the weights must know.
         task: 'categorical'.
         labels: the classes, in the order of the logits.
-        modalities: 'face', 'voice' or both.
+        modalities: any of 'face', 'voice' and 'text'.
         hop: seconds between two answers.
         window: seconds that one answer looks back.
         slots: tokens in the ring of one modality, window / hop.
         face: what it takes as a face, None without that modality.
         voice: what it takes as a voice, None without that modality.
+        text: what it takes as a text, None without that modality.
         graphs: one graph per modality, by its name, and 'fusion'.
         thresholds: where an answer or a signal starts to be doubted.
         valence_arousal: where valence and arousal come from, None where there is no such head.
@@ -73,6 +76,7 @@ class Bundle:
     slots: int
     face: FaceInput | None
     voice: VoiceInput | None
+    text: TextInput | None
     graphs: Mapping[str, GraphSpec]
     thresholds: Thresholds
     valence_arousal: Mapping[str, object] | None
@@ -242,7 +246,7 @@ def _bundle(path: Path, manifest: Section) -> Bundle:
         manifest.fail("schema", f"{SCHEMA}, the only one that this version of edgeemo reads")
     modalities = manifest.texts("modalities")
     if not set(modalities) <= set(MODALITIES):
-        manifest.fail("modalities", f"a list of {' and '.join(MODALITIES)}, or one of them")
+        manifest.fail("modalities", f"a list of any of {', '.join(MODALITIES)}")
     hop, window = manifest.number("hop", 0.001, 60.0), manifest.number("window", 0.001, 3600.0)
     slots = round(window / hop)
     if not 1 <= slots <= _MOST_SLOTS or abs(slots * hop - window) > 1e-6:
@@ -251,8 +255,9 @@ def _bundle(path: Path, manifest: Section) -> Bundle:
     labels = manifest.texts("labels", least=2)
     face = read_face(manifest.section("face")) if "face" in modalities else None
     voice = read_voice(manifest.section("voice")) if "voice" in modalities else None
+    text = read_text(manifest.section("text"), slots, files) if "text" in modalities else None
     graphs = read_graphs(manifest.section("graphs"), modalities, files)
-    reads = {entry.tensor.name: entry.tensor for entry in (face, voice) if entry}
+    reads = {entry.tensor.name: entry.tensor for entry in (face, voice, text) if entry}
     check_wiring(graphs, reads, slots, len(labels))
     return Bundle(
         path=path,
@@ -269,6 +274,7 @@ def _bundle(path: Path, manifest: Section) -> Bundle:
         slots=slots,
         face=face,
         voice=voice,
+        text=text,
         graphs=graphs,
         thresholds=read_thresholds(manifest.section("thresholds")),
         valence_arousal=_valence_arousal(manifest, labels),
@@ -326,6 +332,9 @@ def _contract(bundle: Bundle) -> list[str]:
     if bundle.voice:
         context = bundle.voice.context / bundle.voice.sample_rate
         lines.append(f"voice: mono at {bundle.voice.sample_rate} Hz, context {context:g} s")
+    if bundle.text:
+        case = "lower case" if bundle.text.lowercase else "cased"
+        lines.append(f"text: WordPiece of {bundle.text.vocab}, {case}, {bundle.text.length} tokens")
     lines.append("graphs:")
     for graph in bundle.graphs.values():
         rhythm = "every hop" if graph.every == 1 else f"every {graph.every} hops"

@@ -160,6 +160,8 @@ def example(spec: GraphSpec) -> Mapping[str, NDArray[Any]]:
         shape = [axis if isinstance(axis, int) else 1 for axis in tensor.shape]
         if tensor.dtype == "uint8":
             feeds[name] = random.integers(0, 256, shape, np.uint8)
+        elif tensor.dtype == "int32":
+            feeds[name] = np.ones(shape, np.int32)  # a token that every vocabulary has, and not [PAD]
         else:
             feeds[name] = random.random(shape, np.float32)
     return feeds

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from edgeemo.errors import BackendError
 from edgeemo.inference.spec import GraphSpec, TensorSpec
 
-_DTYPES = {"uint8": np.dtype(np.uint8), "float32": np.dtype(np.float32)}
+_DTYPES = {"uint8": np.dtype(np.uint8), "int32": np.dtype(np.int32), "float32": np.dtype(np.float32)}
 
 
 class Graph(Protocol):

@@ -108,6 +108,13 @@ class Section:
             self.fail(key, "64 hexadecimal digits in lower case")
         return value
 
+    def flag(self, key: str) -> bool:
+        """True or false."""
+        value = self.values.get(key)
+        if not isinstance(value, bool):
+            self.fail(key, "true or false")
+        return value
+
     def whole(self, key: str, least: int = 1, most: int | None = None) -> int:
         """A whole number of at least `least` and at most `most`."""
         value = self.values.get(key)

@@ -161,7 +161,7 @@ def _options(threads: int) -> onnxruntime.SessionOptions:
     return options
 
 
-_TYPES = {"uint8": "tensor(uint8)", "float32": "tensor(float)"}
+_TYPES = {"uint8": "tensor(uint8)", "int32": "tensor(int32)", "float32": "tensor(float)"}
 
 
 def _fits(given: list[int | str | None], right: tuple[int | str, ...]) -> bool:

@@ -7,13 +7,14 @@ from dataclasses import dataclass
 
 from edgeemo.inference.manifest import ManifestError, Section
 
-MODALITIES = ("face", "voice")
+MODALITIES = ("face", "voice", "text")
 ENCODINGS = ("fp32", "fp16", "int8", "int8-cpu")
-DTYPES = ("uint8", "float32")
+DTYPES = ("uint8", "int32", "float32")
 _RATES = (4000, 192000)  # Hz, what sound can be resampled to
 _MOST_CONTEXT = 60  # seconds
 _MOST_SIDE = 1024  # pixels
 _MOST_FACES = 256
+_LEAST_IDS = 3  # [CLS], a piece of a word and [SEP]
 
 
 @dataclass(frozen=True)
@@ -22,7 +23,7 @@ class TensorSpec:
 
     Args:
         name: the tensor's name in the graph.
-        dtype: 'uint8' or 'float32'.
+        dtype: 'uint8', 'int32' or 'float32'.
         shape: one entry per axis, a size or the symbol of a size that a call chooses ('N').
 
     Example:
@@ -108,6 +109,26 @@ class VoiceInput:
 
 
 @dataclass(frozen=True)
+class TextInput:
+    """What a bundle takes as a text.
+
+    Args:
+        vocab: the file that holds one token of WordPiece a line.
+        length: ids that one call of the text graph reads, the slots of the window.
+        lowercase: letters lose their case and their accents.
+    """
+
+    vocab: str
+    length: int
+    lowercase: bool
+
+    @property
+    def tensor(self) -> TensorSpec:
+        """What the text graph reads."""
+        return TensorSpec("text", "int32", (1, self.length))
+
+
+@dataclass(frozen=True)
 class Thresholds:
     """Where an answer or a signal starts to be doubted.
 
@@ -159,6 +180,16 @@ def read_voice(section: Section) -> VoiceInput:
     return VoiceInput(rate, section.whole("context", most=_MOST_CONTEXT * rate))
 
 
+def read_text(section: Section, slots: int, files: Container[str]) -> TextInput:
+    """Read the manifest's `text`: of a window of `slots`, with a vocabulary that is one of listed `files`."""
+    vocab = section.text("vocab")
+    if vocab not in files:
+        section.fail("vocab", "a file that is listed under 'files'")
+    if section.whole("length", _LEAST_IDS) != slots:
+        section.fail("length", f"{slots}, the hops of the window")
+    return TextInput(vocab, slots, section.flag("lowercase"))
+
+
 def read_thresholds(section: Section) -> Thresholds:
     """Read the manifest's `thresholds`."""
     return Thresholds(
@@ -181,7 +212,7 @@ def read_graphs(section: Section, modalities: tuple[str, ...], files: Container[
 
 
 def _graph(section: Section, name: str, files: Container[str]) -> GraphSpec:
-    modes = {"fusion": ("fuse",), "face": ("append",)}.get(name, ("append", "replace"))
+    modes = {"fusion": ("fuse",), "face": ("append",), "text": ("replace",)}.get(name, ("append", "replace"))
     encodings = section.section("files")
     for encoding in encodings:
         if encoding not in ENCODINGS:
@@ -191,10 +222,13 @@ def _graph(section: Section, name: str, files: Container[str]) -> GraphSpec:
         if encodings.text(encoding) not in files:
             encodings.fail(encoding, "a file that is listed under 'files'")
     encodings.text("fp32")
+    every = section.whole("every")
+    if name == "text" and every != 1:
+        section.fail("every", "1: a text is read in each hop that knows other words than the one before")
     return GraphSpec(
         name=name,
         mode=section.choice("mode", modes),
-        every=section.whole("every"),
+        every=every,
         inputs=_tensors(section.section("inputs")),
         outputs=_tensors(section.section("outputs")),
         files={encoding: encodings.text(encoding) for encoding in encodings},
@@ -213,6 +247,6 @@ def _tensors(section: Section) -> dict[str, TensorSpec]:
             or not isinstance(value[1], list)
             or not all(axis == "N" or (type(axis) is int and axis > 0) for axis in value[1])
         ):
-            section.fail(name, '["uint8" or "float32", [axes]], an axis being a size or "N"')
+            section.fail(name, '["uint8", "int32" or "float32", [axes]], an axis being a size or "N"')
         tensors[name] = TensorSpec(name, value[0], tuple(value[1]))
     return tensors

@@ -152,7 +152,8 @@ class TrtGraph:
         fits = len(shape) == len(tensor.shape) and all(
             given == right or given == -1 for given, right in zip(shape, tensor.shape, strict=True)
         )
-        if dtype != {"uint8": types.UINT8, "float32": types.FLOAT}[tensor.dtype] or not fits:
+        wanted = {"uint8": types.UINT8, "int32": types.INT32, "float32": types.FLOAT}[tensor.dtype]
+        if dtype != wanted or not fits:
             raise self._stale(f"{side} {tensor.name!r} is {dtype} {list(shape)}; the manifest says {tensor}")
 
     def _prepare(self, size: int) -> _Step:

@@ -79,13 +79,25 @@ def number(name: str, value: Any) -> float:
     return result
 
 
-def moment(time: Any) -> float:
+def before(time: float) -> float:
+    """A moment before `time` that belongs to the hop that ends with it, if one does.
+
+    Example:
+        >>> grid = HopGrid(0.1)
+        >>> grid.index(0.3), grid.index(before(0.3)), grid.index(before(0.31))
+        (3, 2, 3)
+    """
+    return max(time - 2 * TOLERANCE, 0.0)
+
+
+def moment(time: Any, name: str = "time") -> float:
     """A time on the source's clock, in seconds.
 
     Raises:
-        InputError: it is not a finite number of at least 0, or so large that it is not in seconds.
+        InputError: it is not a finite number of at least 0, or so large that it is not in seconds; the
+            message names it `name`.
     """
-    seconds = number("time", time)
+    seconds = number(name, time)
     if seconds < -TOLERANCE:
-        raise InputError(f"time: {seconds:g} s is before the clock starts; it must be at least 0")
+        raise InputError(f"{name}: {seconds:g} s is before the clock starts; it must be at least 0")
     return max(seconds, 0.0)

@@ -1,12 +1,13 @@
-"""Pictures and sound of a source into a stream, answers out."""
+"""Pictures, sound and words of a source into a stream, answers out."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator
 from typing import TYPE_CHECKING
 
-from edgeemo.capture.source import Frame, Sound
+from edgeemo.capture.source import Frame, Sound, Words
 from edgeemo.errors import InputError
+from edgeemo.recognition.clock import before
 
 if TYPE_CHECKING:
     from edgeemo.recognition.emotion import Emotion
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
 
 def feed(
     stream: Stream,
-    events: Iterable[Frame | Sound],
+    events: Iterable[Frame | Sound | Words],
     modalities: Collection[str],
     *,
     in_order: bool,
@@ -25,7 +26,7 @@ def feed(
 
     Args:
         stream: a new or reset stream.
-        events: pictures and sound; what the stream does not read is passed over.
+        events: pictures, sound and words; what the stream does not read is passed over.
         modalities: what the events hold; what else the stream reads is ended at once.
         in_order: the times of the events never go back, as in a file. No hop then waits for a modality that
             has nothing more, or nothing for a while, however far the other goes on.
@@ -39,13 +40,14 @@ def feed(
         if modality not in expected:
             stream.end(modality)
     for event in events:
-        if ("face" if isinstance(event, Frame) else "voice") not in expected:
+        if modality_of(event) not in expected:
             continue
         try:
             _push(stream, event)
             if in_order:
                 for modality in expected:
-                    stream.advance(modality, event.time)
+                    # Words may end at this very time and come after it.
+                    stream.advance(modality, before(event.time) if modality == "text" else event.time)
         except InputError as error:
             if on_error is None:
                 raise
@@ -56,8 +58,15 @@ def feed(
     yield from stream.poll()
 
 
-def _push(stream: Stream, event: Frame | Sound) -> None:
+def modality_of(event: Frame | Sound | Words) -> str:
+    """What an event is for."""
+    return "face" if isinstance(event, Frame) else "voice" if isinstance(event, Sound) else "text"
+
+
+def _push(stream: Stream, event: Frame | Sound | Words) -> None:
     if isinstance(event, Frame):
         stream.push_frame(event.image, event.time)
+    elif isinstance(event, Words):
+        stream.push_text(event.words, event.start, event.end)
     else:
         stream.push_audio(event.samples, event.sample_rate, event.time)

@@ -1,4 +1,4 @@
-"""What the fusion graph answers for every face, and for the voice, of one hop."""
+"""What the fusion graph answers for every face, and for what is said, in one hop."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 class Fusion:
-    """One call per hop for all faces; without a face one row for the voice.
+    """One call per hop for all faces; without a face one row for the voice and the text.
 
     Args:
         bundle: the bundle.
@@ -36,18 +36,20 @@ class Fusion:
         self._graph = graph
         self._rings = rings
         rows = max(ring.mask.shape[0] for ring in rings.values())
-        # The voice counts for one row; the graph reads a mask of it for every row.
-        self._voice_mask: NDArray[np.float32] = np.zeros((rows, bundle.slots), np.float32)
+        # Voice and text count for one row; the graph reads a mask of each for every row.
+        self._masks: dict[str, NDArray[np.float32]] = {
+            name: np.zeros((rows, bundle.slots), np.float32) for name in rings if name != "face"
+        }
 
     def answer(
         self, time: float, tracks: Sequence[Track], owner: int, reasons: Sequence[tuple[str, ...]]
     ) -> list[Emotion]:
-        """One Emotion per track, the owner of the voice first; without tracks one that names no track.
+        """One Emotion per track, the owner of what is said first; without tracks one that names no track.
 
         Args:
             time: end of the hop.
             tracks: row i of the face ring is track i.
-            owner: the row that the voice counts for, 0 without tracks.
+            owner: the row that voice and text count for, 0 without tracks.
             reasons: what was missing or bad, per row.
 
         Raises:
@@ -66,10 +68,11 @@ class Fusion:
     def _feeds(self, count: int, owner: int) -> dict[str, NDArray[np.float32]]:
         feeds = {}
         for modality, ring in self._rings.items():
-            if modality == "voice":
-                self._voice_mask[:count] = 0.0
-                self._voice_mask[owner] = ring.mask[0]
-                feeds["voice_tokens"], feeds["voice_mask"] = ring.tokens, self._voice_mask[:count]
+            mask = self._masks.get(modality)
+            if mask is not None:
+                mask[:count] = 0.0
+                mask[owner] = ring.mask[0]
+                feeds[f"{modality}_tokens"], feeds[f"{modality}_mask"] = ring.tokens, mask[:count]
             else:
                 feeds[f"{modality}_tokens"] = ring.tokens[:count]
                 feeds[f"{modality}_mask"] = ring.mask[:count]

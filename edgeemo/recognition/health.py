@@ -11,11 +11,13 @@ from numpy.typing import NDArray
 REASONS = (
     "no face",
     "silence",
+    "no text",
     "too dark",
     "clipped sound",
     "low confidence",
     "face muted",
     "voice muted",
+    "text muted",
 )
 """Everything that an answer may give as a reason, in the order in which reasons are listed."""
 

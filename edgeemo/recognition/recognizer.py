@@ -1,4 +1,4 @@
-"""What does a picture, a voice or a clip show: one model, and one answer per input."""
+"""What does a picture, a voice, a text or a clip show: one model, and one answer per input."""
 
 from __future__ import annotations
 
@@ -11,19 +11,23 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from edgeemo.capture.source import Frame, Sound
-from edgeemo.errors import InputError, shown
+from edgeemo.capture.source import Frame, Sound, Words
+from edgeemo.capture.words import spread
+from edgeemo.errors import BundleError, InputError, shown
 from edgeemo.inference.bundle import Bundle
 from edgeemo.preprocess.detector import FaceFinder, open_finder
 from edgeemo.preprocess.face import as_picture
+from edgeemo.preprocess.text import WordPiece, read_vocabulary
 from edgeemo.preprocess.voice import to_mono
 from edgeemo.recognition.clip import ClipAnswer
+from edgeemo.recognition.clock import moment
 from edgeemo.recognition.emotion import Emotion
 from edgeemo.recognition.feed import feed
 from edgeemo.recognition.stream import Stream
 
 if TYPE_CHECKING:
     from edgeemo.inference.graph import Graph
+    from edgeemo.inference.spec import TextInput
 
 DEFAULT_BUNDLE = Path(__file__).parent.parent / "bundles" / "default"
 """The bundle that comes with the package."""
@@ -48,6 +52,10 @@ class Recognizer:
         bundle: the bundle.
         graphs: its opened graphs, by name.
         labels: the classes, in the order of the probabilities.
+        tokeniser: makes ids of words, None where the bundle reads no text.
+
+    Raises:
+        BundleError: the vocabulary of the bundle is none, or not the one that the manifest describes.
     """
 
     def __init__(
@@ -62,6 +70,7 @@ class Recognizer:
         self.bundle = bundle
         self.graphs = graphs
         self.labels = bundle.labels
+        self.tokeniser = None if bundle.text is None else _tokeniser(bundle, bundle.text)
         self._finder = finder
         self._detector = detector
         self._threads = threads
@@ -72,11 +81,11 @@ class Recognizer:
         face: NDArray[np.uint8] | Sequence[NDArray[np.uint8]] | None = None,
         voice: ArrayLike | None = None,
         sample_rate: int | None = None,
-        text: str | None = None,
+        text: str | Sequence[tuple[str, float, float]] | None = None,
         *,
         face_is_cropped: bool = False,
     ) -> Emotion:
-        """Answer one face, one voice, or a clip of both.
+        """Answer one face, one voice, one text, or a clip of them.
 
         A clip up to the window is answered by its last hop, a longer one by the mean log-probability of its
         hops; of several faces the largest of the first picture with a face is followed.
@@ -86,7 +95,9 @@ class Recognizer:
                 the voice, or one per hop without a voice.
             voice: float in [-1, 1] or integers, [n] or [n, channels].
             sample_rate: of the voice in Hz, needed with it.
-            text: what was said; no bundle of this version reads it.
+            text: what was said: a string, whose words are spread evenly over the voice, or over the pictures
+                without a voice, or are all known at once when it is alone; or (words, start, end) in a list,
+                in seconds from the start of the voice.
             face_is_cropped: the pictures already are face crops.
 
         Raises:
@@ -97,20 +108,23 @@ class Recognizer:
         modalities = self.check_modalities([name for name, value in given.items() if value is not None])
         pictures = [] if face is None else _pictures(face)
         samples = None if voice is None else _samples(voice, sample_rate)
-        events = _events(pictures, samples, sample_rate or 0, self.bundle.hop)
+        rate, hop = sample_rate or 0, self.bundle.hop
+        seconds = len(pictures) * hop if samples is None else samples.size / rate
+        words = [] if text is None else _words(text, seconds)
+        events = _events(pictures, samples, words, rate, hop)
         return self.recognize_events(events, modalities, face_is_cropped=face_is_cropped)
 
     def recognize_events(
         self,
-        events: Iterable[Frame | Sound],
+        events: Iterable[Frame | Sound | Words],
         modalities: Collection[str] | None = None,
         *,
         face_is_cropped: bool = False,
     ) -> Emotion:
-        """Answer a clip whose pictures and sound have times of their own, as `Clip` gives them.
+        """Answer a clip whose pictures, sound and words have times of their own, as `Clip` gives them.
 
         Args:
-            events: pictures and sound in the order of their times.
+            events: pictures, sound and words in the order of their times.
             modalities: which of the model's to use of them; all by default.
             face_is_cropped: the pictures already are face crops.
 
@@ -212,7 +226,8 @@ def load(
             the cascade of OpenCV.
 
     Raises:
-        BundleError: the folder is no bundle, or a file in it is not what its manifest says.
+        BundleError: the folder is no bundle, or a file in it is not what its manifest says, or no
+            vocabulary.
         BackendError: the backend is not there.
         InputError: an unknown backend or precision, or no file at `detector`.
     """
@@ -254,10 +269,32 @@ def _samples(voice: ArrayLike, sample_rate: int | None) -> NDArray[np.float32]:
     return samples
 
 
+def _words(text: Any, seconds: float) -> list[Words]:
+    if isinstance(text, str):
+        words = spread(text, seconds)
+    elif isinstance(text, Sequence) and not isinstance(text, bytes):
+        words = [_timed(entry) for entry in text]
+    else:
+        raise InputError(f"text: {shown(text)} is no text; give a str, or a list of (words, start, end)")
+    if not words:
+        raise InputError("text: no words; leave it out where nothing was said")
+    return words
+
+
+def _timed(entry: Any) -> Words:
+    if not isinstance(entry, tuple | list) or len(entry) != 3 or not isinstance(entry[0], str):
+        raise InputError(f"text: {shown(entry)} in the list; each must be (words, start, end)")
+    return Words(entry[0], moment(entry[1], "start"), moment(entry[2], "end"))
+
+
 def _events(
-    pictures: Sequence[NDArray[np.uint8]], samples: NDArray[np.float32] | None, rate: int, hop: float
-) -> Iterator[Frame | Sound]:
-    """The pictures and the sound of a clip with times, in order; of equal times the sound comes first."""
+    pictures: Sequence[NDArray[np.uint8]],
+    samples: NDArray[np.float32] | None,
+    words: Sequence[Words],
+    rate: int,
+    hop: float,
+) -> Iterator[Frame | Sound | Words]:
+    """What a clip holds with times, in order; of equal times the sound comes first."""
     if samples is None:
         times = [index * hop for index in range(len(pictures))]
         sounds: list[Sound] = []
@@ -269,8 +306,16 @@ def _events(
             Sound(start / rate, samples[start : start + size], rate) for start in range(0, samples.size, size)
         ]
     frames = [_frame(time, picture) for time, picture in zip(times, pictures, strict=True)]
-    events: list[Frame | Sound] = [*sounds, *frames]
+    events: list[Frame | Sound | Words] = [*sounds, *frames, *words]
     return iter(sorted(events, key=lambda event: event.time))
+
+
+def _tokeniser(bundle: Bundle, text: TextInput) -> WordPiece:
+    try:
+        vocabulary = read_vocabulary(bundle.read_file(text.vocab))
+    except InputError as error:
+        raise BundleError(f"bundle {bundle.path}: {text.vocab}: {error}") from None
+    return WordPiece(vocabulary, length=text.length, lowercase=text.lowercase)
 
 
 def _frame(time: float, picture: NDArray[np.uint8]) -> Frame:

@@ -1,4 +1,4 @@
-"""What one hop answers, given its picture and its sound and what came before."""
+"""What one hop answers, given its picture, its sound, its words and what came before."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from edgeemo.recognition.emotion import Emotion
 from edgeemo.recognition.faces import Faces
 from edgeemo.recognition.fusion import Fusion
 from edgeemo.recognition.ring import TokenRing
+from edgeemo.recognition.text import Text
 from edgeemo.recognition.voice import Voice
 
 if TYPE_CHECKING:
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from edgeemo.inference.graph import Graph
     from edgeemo.preprocess.detector import FaceFinder
 
-_LARGER = 1.2  # another face takes over the voice when it is larger by more than this
+_LARGER = 1.2  # another face takes over what is said when it is larger by more than this
 
 
 class Step:
@@ -55,18 +56,19 @@ class Step:
         self._voice = (
             Voice(bundle, graphs["voice"], self._rings["voice"], step) if "voice" in modalities else None
         )
+        self._text = Text(graphs["text"], self._rings["text"]) if "text" in modalities else None
         self._fusion = Fusion(bundle, graphs["fusion"], self._rings)
-        self._owner: int | None = None  # id of the track that the voice counts for
+        self._owner: int | None = None  # id of the track that voice and text count for
 
     def reset(self) -> None:
         """Forget everything that came before."""
-        for part in (self._faces, self._voice):
+        for part in (self._faces, self._voice, self._text):
             if part is not None:
                 part.reset()
         self._owner = None
 
     def skip(self, hops: int) -> None:
-        """Let time pass without pictures, sound or answers."""
+        """Let time pass without pictures, sound or answers; words do not depend on the hop before."""
         for _ in range(min(hops, self._slots)):  # after a window nothing is left that could still pass
             if self._faces is not None:
                 self._faces.see(None)
@@ -78,28 +80,32 @@ class Step:
         time: float,
         image: NDArray[np.uint8] | None = None,
         context: NDArray[np.float32] | None = None,
+        words: NDArray[np.int32] | None = None,
         muted: Collection[str] = (),
     ) -> list[Emotion]:
-        """The Emotions of one hop, the one that the voice counts for first.
+        """The Emotions of one hop, the one that voice and text count for first.
 
         Args:
             time: end of the hop in seconds.
             image: its picture, as `as_picture` gives it; None where it has none.
             context: float32 [context], the sound that ends with the hop; None where there was none.
-            muted: modalities that are not to be used in this hop; `image` and `context` are then ignored.
+            words: int32 [1, length], the words that the hop knows; None where it knows none.
+            muted: modalities that are not to be used in this hop; what is given of them is ignored.
 
         Raises:
             BackendError: a graph failed.
         """
-        faces, voice = self._faces, self._voice
+        faces, voice, text = self._faces, self._voice, self._text
         try:
             if faces is not None:
                 faces.see(None if "face" in muted else image)
         finally:  # the tokens of both move on by one hop, or they would be out of step for a window
             if voice is not None:
                 voice.hear(None if "voice" in muted else context)
+        if text is not None:
+            text.read(None if "text" in muted else words)
         tracks = faces.tracks if faces is not None else []
-        owner = self._voice_owner()
+        owner = self._speaker()
         reasons = []
         for row in range(max(len(tracks), 1)):
             found: tuple[str, ...] = ()
@@ -107,11 +113,13 @@ class Step:
                 found = ("face muted",) if "face" in muted else faces.reasons(row)
             if voice is not None and row == owner:
                 found += ("voice muted",) if "voice" in muted else voice.reasons
+            if text is not None and row == owner:
+                found += ("text muted",) if "text" in muted else text.reasons
             reasons.append(found)
         return self._fusion.answer(time, tracks, owner, reasons)
 
-    def _voice_owner(self) -> int:
-        """The row that the voice counts for: the largest face, until another is clearly larger."""
+    def _speaker(self) -> int:
+        """The row that voice and text count for: the largest face, until another is clearly larger."""
         if self._faces is None or not self._faces.tracks:
             return 0
         tracks = self._faces.tracks

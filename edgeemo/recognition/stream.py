@@ -1,4 +1,4 @@
-"""From pictures and sound with times to Emotions, hop by hop, while they come."""
+"""From pictures, sound and words with times to Emotions, hop by hop, while they come."""
 
 from __future__ import annotations
 
@@ -10,16 +10,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeemo.errors import InputError
+from edgeemo.errors import InputError, shown
 from edgeemo.preprocess.detector import WholePicture
 from edgeemo.preprocess.face import as_picture
 from edgeemo.preprocess.voice import to_mono
-from edgeemo.recognition.clock import HopGrid, moment, number
+from edgeemo.recognition.clock import HopGrid, before, moment, number
 from edgeemo.recognition.emotion import Emotion
 from edgeemo.recognition.lane import Lane
 from edgeemo.recognition.pictures import Picture, Pictures
 from edgeemo.recognition.placement import Placement
 from edgeemo.recognition.step import Step
+from edgeemo.recognition.transcript import Transcript
 from edgeemo.recognition.waveform import Waveform
 
 if TYPE_CHECKING:
@@ -33,6 +34,7 @@ LATENESS = 0.2
 BACKLOG = 60.0
 """Seconds of pictures, sound and hops that may wait for `poll`."""
 
+_MOST_WORDS = 65_536  # that may wait: seven hours at 150 a minute
 _LONGEST_GAP = 86_400.0
 """Seconds by which a time may be ahead of what came before: of more a clock is wrong, not a source silent."""
 
@@ -41,10 +43,12 @@ _log = logging.getLogger("edgeemo")
 _STATS = (
     "late_frames",
     "late_samples",
+    "late_words",
     "gap_samples",
     "overlap_samples",
     "dropped_frames",
     "dropped_samples",
+    "dropped_words",
     "dropped_hops",
     "bad_frames",
 )
@@ -53,10 +57,10 @@ _STATS = (
 class Stream:
     """Answers once per hop; how its input is cut into pushes does not change an answer.
 
-    Push pictures and sound with their times on one clock that starts at 0, then `poll`. A hop is answered
-    when every open modality that is not muted has passed its end, or when one is `lateness` ahead of it; what
-    comes for it later is dropped and counted. An error of a push leaves the stream as it was. Not to be used
-    by two threads at once.
+    Push pictures, sound and words with their times on one clock that starts at 0, then `poll`. A hop is
+    answered when every open modality that is not muted has passed its end, or when one is `lateness` ahead of
+    it; what comes for it later is counted and dropped, but for words, which later hops know. An error of a
+    push leaves the stream as it was. Not to be used by two threads at once.
 
     Args:
         model: a model that `load` gave; it may serve several streams, one after the other.
@@ -67,9 +71,10 @@ class Stream:
         face_is_cropped: every picture already is a face crop.
 
     Attributes:
-        stats: counts of what was lost: pictures and samples that were late ('late_*'), beyond the backlog of
-            60 s ('dropped_*', also hops) or unusable ('bad_frames'), samples that were missing
-            ('gap_samples') or there already ('overlap_samples'). Samples are counted at the bundle's rate.
+        stats: counts of what was lost: pictures, samples and words that were late ('late_*'), beyond the
+            backlog of 60 s or 65536 words ('dropped_*', also hops) or unusable ('bad_frames'), samples that
+            were missing ('gap_samples') or there already ('overlap_samples'). Samples are counted at the
+            bundle's rate, punctuation marks as words.
 
     Raises:
         InputError: a modality that the model does not read, a hop that does not fit, a lateness below 0.
@@ -106,8 +111,12 @@ class Stream:
             self._waveform = Waveform(bundle.voice.context, round(BACKLOG * self._rate))
             # Hops before one that its context may touch.
             self._reach = int(bundle.voice.context / (self._grid.hop * self._rate)) + 1
+        if "text" in self._lanes:
+            assert model.tokeniser is not None
+            self._tokeniser = model.tokeniser
+            self._transcript = Transcript(self._grid, bundle.window, _MOST_WORDS)
         self._closed = False
-        self._next: int | None = None  # the next hop to answer, None before the first picture or sample
+        self._next: int | None = None  # the next hop to answer, None before the first of anything
         self._due = 0  # hops before this one are closed: nothing more is taken for them
         # Answers by hop, of which there are some between two polls only where a graph failed after them.
         self._answered: deque[list[Emotion]] = deque(maxlen=self._limit)
@@ -167,12 +176,40 @@ class Stream:
         self._close_hops()
 
     def push_text(self, words: str, start: float, end: float) -> None:
-        """Take words; no bundle of this version reads text.
+        """Take words that were said together: one, or all of a sentence.
+
+        A hop knows those that have ended by its end, and of them those that end within the window, in the
+        order of their starts. Later hops also know words that come late. Where words seldom come, `advance`
+        says that there are none, or every hop waits until another modality is ahead by the lateness.
+
+        Args:
+            words: with white space between them.
+            start: of the first, in seconds on the source's clock as for a picture.
+            end: of the last, not before the start: all of them are known from then on.
 
         Raises:
-            InputError: always; the message says what the bundle reads.
+            InputError: not text or such times, or no text is expected here.
         """
-        self._open_lane("text")
+        lane = self._open_lane("text")
+        if not isinstance(words, str):
+            raise InputError(f"words: {shown(words)} is not text; it must be a str")
+        start, end = self._moment(start, "start"), self._moment(end, "end")
+        if end < start:
+            raise InputError(f"end: {end:g} s is before the start, {start:g} s; it must not be")
+        pieces = self._tokeniser.words(words)
+        if not pieces:
+            return
+        time = before(end)
+        hop = self._grid.index(time)
+        if hop < self._due:
+            self.stats["late_words"] += len(pieces)
+        else:
+            self._begin(hop)
+        known = max(hop, self._due)
+        self.stats["dropped_words"] += self._transcript.add(pieces, start, end, hop, known)
+        lane.time = max(lane.time, time)
+        lane.hops = max(lane.hops, hop + 1)
+        self._close_hops()
 
     def poll(self) -> list[Emotion]:
         """Answer the hops that are ready: per hop one Emotion per face, or one without a face.
@@ -209,7 +246,8 @@ class Stream:
 
         It is used again from the first hop on of which nothing was pushed yet. A muted modality is not waited
         for, and a muted voice is not heard later either: where the context of a later hop reaches back into a
-        muted one it is silent. So a robot that mutes the voice while it talks never hears itself.
+        muted one it is silent. Words that end in a muted hop are not known later, whenever they come. So a
+        robot that mutes voice and text while it talks never hears itself.
 
         Raises:
             InputError: not a modality of this stream.
@@ -236,6 +274,8 @@ class Stream:
         if "voice" in self._lanes:
             self._placement.reset()
             self._waveform.clear()
+        if "text" in self._lanes:
+            self._transcript.clear()
         self.stats.update(dict.fromkeys(_STATS, 0))
         self._next, self._due = None, 0
         self._answered.clear()
@@ -256,7 +296,7 @@ class Stream:
     # --- which hops are ready
 
     def _begin(self, hop: int) -> None:
-        """The first hop is that of the first picture or sample in time, whichever was pushed first."""
+        """The first hop is that of the first picture, sample or word in time, whichever was pushed first."""
         if self._next is None or hop < self._next:
             self._next = hop
 
@@ -280,6 +320,9 @@ class Stream:
         if excess > 0:
             if "voice" in self._lanes:
                 self._hush_muted(max(self._next, self._next + excess - self._reach), self._next + excess)
+            if "text" in self._lanes:
+                first = self._next + excess - self._transcript.reach
+                self._forget_muted(max(self._next, first), self._next + excess)
             self._next += excess
             self.stats["dropped_hops"] += excess
             self.stats["dropped_frames"] += self._pictures.drop_before(self._next)
@@ -291,6 +334,12 @@ class Stream:
             if self._lanes["voice"].muted_in(hop):
                 self._waveform.hush(self._position(hop), self._position(hop + 1))
 
+    def _forget_muted(self, first: int, end: int) -> None:
+        """Let later hops not know the words of the muted ones of hops that are left out."""
+        for hop in range(first, end):
+            if self._lanes["text"].muted_in(hop):
+                self._transcript.mute(hop)
+
     # --- one hop
 
     def _answer(self, hop: int) -> list[Emotion]:
@@ -298,7 +347,8 @@ class Stream:
         picture = self._pictures.take(hop)
         image = None if picture is None or "face" in muted else self._made(picture)
         context = self._context(hop, "voice" in muted) if "voice" in self._lanes else None
-        return self._step.answer(self._grid.end(hop), image, context, muted)
+        words = self._known(hop, "text" in muted) if "text" in self._lanes else None
+        return self._step.answer(self._grid.end(hop), image, context, words, muted)
 
     def _made(self, picture: Picture) -> NDArray[np.uint8] | None:
         """The picture itself; one that cannot be made counts as missing, because the stream must go on."""
@@ -318,20 +368,26 @@ class Stream:
             self._waveform.hush(start, end)
         return context
 
+    def _known(self, hop: int, muted: bool) -> NDArray[np.int32] | None:
+        if muted:
+            self._transcript.mute(hop)
+        words = self._transcript.known(hop)
+        return self._tokeniser.row(words) if words else None
+
     def _position(self, hop: int) -> int:
         """The first sample of a hop."""
         return round(hop * self._grid.hop * self._rate)
 
     # --- what is legal
 
-    def _moment(self, time: Any) -> float:
+    def _moment(self, time: Any, name: str = "time") -> float:
         """A time on the clock of what came before: the stream would wait for ever behind a wrong one."""
-        seconds = moment(time)
+        seconds = moment(time, name)
         newest = max(lane.time for lane in self._lanes.values())
         if seconds > newest + _LONGEST_GAP and (newest > 0 or self._next is not None):
             raise InputError(
-                f"time: {seconds:g} s is more than a day after {newest:g} s, the last before it; it must be "
-                "in seconds on one clock, or reset() begins anew"
+                f"{name}: {seconds:g} s is more than a day after {newest:g} s, the last before it; it must "
+                "be in seconds on one clock, or reset() begins anew"
             )
         return seconds
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import heapq
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from edgeemo.capture.source import Source, open_source
+from edgeemo.capture.source import Frame, Sound, Source, Words, open_source
+from edgeemo.capture.words import read_words
 from edgeemo.errors import InputError, shown
 from edgeemo.recognition.emotion import Emotion
 from edgeemo.recognition.feed import feed
@@ -25,6 +27,7 @@ def watch(
     model: Recognizer | None = None,
     bundle: str | os.PathLike[str] | None = None,
     hop: float | None = None,
+    text: str | Path | None = None,
 ) -> Iterator[Emotion]:
     """Answer a source hop by hop: per hop one Emotion per face, or one without a face.
 
@@ -39,11 +42,12 @@ def watch(
         model: a loaded model; without it `bundle` is loaded.
         bundle: the folder of a bundle, the one in the package by default.
         hop: seconds between two answers, a multiple of the bundle's, which is the default.
+        text: a table of what is said in a file, a line per word or sentence: `start<TAB>end<TAB>words`.
 
     Raises:
         InputError: no source or more than one, or nothing in it that the model reads or can use; a model and
-            a bundle; a hop that does not fit.
-        SourceError: the source cannot be read.
+            a bundle; a hop that does not fit; a text for a live source, or for a model that reads none.
+        SourceError: the source or the text cannot be read.
         BundleError: the bundle cannot be used.
         BackendError: an engine failed.
     """
@@ -57,14 +61,17 @@ def watch(
     elif camera is not None or microphone is not None:
         raise InputError(f"{source.name}: name either a source, or a camera and a microphone, not both")
     try:
-        yield from _answers(source, model or load(bundle), hop)
+        yield from _answers(source, model or load(bundle), hop, text)
     finally:
         source.close()
 
 
-def _answers(source: Source, model: Recognizer, hop: float | None) -> Iterator[Emotion]:
+def _answers(
+    source: Source, model: Recognizer, hop: float | None, text: str | Path | None
+) -> Iterator[Emotion]:
     reads = model.bundle.modalities
-    if not set(source.modalities) & set(reads):
+    holds, events = _with_text(source, model, text)
+    if not set(holds) & set(reads):
         raise InputError(
             f"{source.name}: it holds {' and '.join(source.modalities)} only; "
             f"the bundle {model.bundle.name} reads {' and '.join(reads)}"
@@ -82,7 +89,7 @@ def _answers(source: Source, model: Recognizer, hop: float | None) -> Iterator[E
         warns = bad == 1 and (answered or source.live)
         _log.log(logging.WARNING if warns else logging.DEBUG, "%s: %s", source.name, error)
 
-    for emotion in feed(stream, source, source.modalities, in_order=not source.live, on_error=left_out):
+    for emotion in feed(stream, events, holds, in_order=not source.live, on_error=left_out):
         if first and not answered and not source.live:
             _log.warning("%s: %s", source.name, first)
         answered = True
@@ -92,3 +99,19 @@ def _answers(source: Source, model: Recognizer, hop: float | None) -> Iterator[E
     lost = {name: count for name, count in {"bad_chunks": bad, **stream.stats}.items() if count}
     if lost:
         _log.info("%s: %s", source.name, ", ".join(f"{count} {name}" for name, count in lost.items()))
+
+
+def _with_text(
+    source: Source, model: Recognizer, text: str | Path | None
+) -> tuple[tuple[str, ...], Iterable[Frame | Sound | Words]]:
+    """The modalities and the events of a source and of the text beside it."""
+    if text is None:
+        return source.modalities, source
+    model.check_modalities(["text"])
+    if source.live:
+        raise InputError(
+            f"{source.name}: it is live, and a text with times belongs to a recording; "
+            "Stream.push_text takes what is said now"
+        )
+    words = sorted(read_words(text), key=lambda one: one.time)
+    return (*source.modalities, "text"), heapq.merge(words, source, key=lambda event: event.time)

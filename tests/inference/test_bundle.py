@@ -12,7 +12,7 @@ import pytest
 
 from edgeemo.errors import BundleError
 from edgeemo.inference.bundle import Bundle, describe_files
-from edgeemo.inference.spec import TensorSpec, Thresholds
+from edgeemo.inference.spec import TensorSpec, TextInput, Thresholds
 from tests.support.tiny import Tiny, write_bundle
 
 Manifest = dict[str, Any]
@@ -87,12 +87,19 @@ def test_read_gives_typed_access(written: Path) -> None:
         (Tiny(modalities=("voice",)), ["voice", "fusion"]),
         (Tiny(modalities=("voice",), voice_mode="replace", voice_every=5, context=4000), ["voice", "fusion"]),
         (Tiny(labels=("no", "yes"), size=(4, 6), channels=3, width=2), ["face", "voice", "fusion"]),
+        (Tiny(modalities=("text",)), ["text", "fusion"]),
+        (Tiny(modalities=("voice", "text"), slots=3), ["voice", "text", "fusion"]),
+        (Tiny(modalities=("face", "voice", "text")), ["face", "voice", "text", "fusion"]),
     ],
 )
 def test_read_other_shapes(tiny: Tiny, present: list[str], tmp_path: Path) -> None:
     bundle = Bundle.read(write_bundle(tmp_path, tiny))
     assert list(bundle.graphs) == present
     assert (bundle.face is None, bundle.voice is None) == ("face" not in present, "voice" not in present)
+    assert (bundle.text is None) == ("text" not in present)
+    if bundle.text:
+        assert bundle.text == TextInput("vocab.txt", tiny.slots, True)
+        assert "[PAD]" in bundle.read_file("vocab.txt").decode()
 
 
 def test_optional_keys(folder: Path) -> None:
@@ -123,7 +130,8 @@ def test_fusion_may_answer_less(folder: Path) -> None:
         (put("labels", ["anger"]), "a list of at least 2 texts, each different"),
         (put("labels", "anger"), "'labels' is \"anger\"; it must be a list"),
         (put("modalities", []), "'modalities' is []"),
-        (put("modalities", ["face", "text"]), "it must be a list of face and voice, or one of them"),
+        (put("modalities", ["face", "smell"]), "it must be a list of any of face, voice, text"),
+        (put("modalities", ["face", "text"]), "'text' is missing; it must be an object"),
         (put("hop", 0), "'hop' is 0; it must be a number in [0.001, 60]"),
         (put("hop", True), "'hop' is true"),  # a bool is an int in Python
         (put("hop", "0.1"), "'hop' is \"0.1\""),
@@ -206,6 +214,49 @@ def test_fusion_may_answer_less(folder: Path) -> None:
     ],
 )
 def test_a_wrong_key_is_named(folder: Path, change: Callable[[Manifest], None], wrong: str) -> None:
+    edit(folder, change)
+    with pytest.raises(BundleError) as caught:
+        Bundle.read(folder)
+    assert str(caught.value).startswith(f"bundle {folder}: manifest.json: ")
+    assert wrong in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("change", "wrong"),
+    [
+        (drop("text"), "'text' is missing; it must be an object"),
+        (drop("text.vocab"), "'text.vocab' is missing; it must be a text"),
+        (
+            put("text.vocab", "words.txt"),
+            "'text.vocab' is \"words.txt\"; it must be a file that is listed under 'files'",
+        ),
+        (put("text.length", 6), "'text.length' is 6; it must be 5, the hops of the window"),
+        (put("text.length", 2), "'text.length' is 2; it must be a whole number of at least 3"),
+        (put("text.length", 5.0), "'text.length' is 5.0; it must be a whole number"),
+        (put("text.lowercase", 1), "'text.lowercase' is 1; it must be true or false"),
+        (drop("text.lowercase"), "'text.lowercase' is missing; it must be true or false"),
+        (drop("graphs.text"), "'graphs.text' is missing; it must be an object"),
+        (put("graphs.text.mode", "append"), "'graphs.text.mode' is \"append\"; it must be one of replace"),
+        (put("graphs.text.every", 2), "'graphs.text.every' is 2; it must be 1: a text is"),
+        (
+            put("graphs.text.inputs.text", ["float32", [1, 5]]),
+            "'graphs.text.inputs.text' is float32 [1, 5]; it must be int32 [1, 5]",
+        ),
+        (put("graphs.text.inputs.text", ["int64", [1, 5]]), "'graphs.text.inputs.text' is"),
+        (put("graphs.text.inputs.text", ["int32", [1, 6]]), "it must be int32 [1, 5]"),
+        (put("graphs.text.outputs.tokens", ["float32", [1, 4]]), "it must be float32 [5, 4]"),
+        (
+            drop("graphs.fusion.inputs.text_mask"),
+            "it must hold voice_tokens, voice_mask, text_tokens, text_mask",
+        ),
+        (put("graphs.fusion.inputs.text_tokens", ["float32", ["N", 5, 4]]), "it must be float32 [1, 5, 4]"),
+        (put("modalities", ["voice"]), "'graphs.text' is of no use"),
+    ],
+)
+def test_a_wrong_key_of_a_text_is_named(
+    tmp_path: Path, change: Callable[[Manifest], None], wrong: str
+) -> None:
+    folder = write_bundle(tmp_path / "tiny", Tiny(modalities=("voice", "text")))
     edit(folder, change)
     with pytest.raises(BundleError) as caught:
         Bundle.read(folder)
@@ -435,6 +486,25 @@ def test_repr_of_one_modality(tmp_path: Path) -> None:
     assert "face: 8x8 BGR, detectors []" in lines
     assert not any(line.startswith("voice") for line in lines)
     assert lines[-1] == "results: none"
+
+
+def test_repr_of_a_bundle_that_reads_text(tmp_path: Path) -> None:
+    lines = repr(Bundle.read(write_bundle(tmp_path, Tiny(modalities=("voice", "text"))))).splitlines()
+    assert "modalities: [voice, text]" in lines
+    assert "text: WordPiece of vocab.txt, lower case, 5 tokens" in lines
+    assert lines[lines.index("  text: replace, every hop, [fp32, int8, int8-cpu]") + 1 :][:2] == [
+        "    in  text: int32 [1, 5]",
+        "    out tokens: float32 [5, 4]",
+    ]
+
+
+def test_an_altered_vocabulary_is_found(tmp_path: Path) -> None:
+    folder = write_bundle(tmp_path, Tiny(modalities=("text",)))
+    flip(folder / "vocab.txt")
+    bundle = Bundle.read(folder)
+    for read in (lambda: bundle.read_file("vocab.txt"), bundle.verify):
+        with pytest.raises(BundleError, match=r"vocab\.txt has the sha256"):
+            read()
 
 
 def test_the_default_bundle_is_whole(default_bundle: Path) -> None:

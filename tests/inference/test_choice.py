@@ -101,6 +101,14 @@ def test_an_example_fits_and_is_no_zeros() -> None:
     assert all(len(np.unique(values)) > 4 for values in feeds.values())
 
 
+def test_an_example_of_a_text_is_of_tokens_that_every_vocabulary_has() -> None:
+    text = TensorSpec("text", "int32", (1, 40))
+    spec = GraphSpec("text", "replace", 1, {"text": text}, {}, {})
+    feeds = example(spec)
+    check_feeds(spec, feeds)
+    assert set(feeds["text"].ravel().tolist()) == {1}
+
+
 # --- what was measured is remembered
 
 

@@ -4,6 +4,7 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -38,6 +39,15 @@ def test_run(face: OrtGraph) -> None:
     tokens = face.run({"face": crops})["tokens"]
     assert tokens.dtype == np.float32
     np.testing.assert_allclose(tokens, [tiny.face_token(crop) for crop in crops], rtol=1e-5)
+
+
+def test_ids_are_run_as_they_are_and_nothing_else_is(tmp_path: Path) -> None:
+    tiny = Tiny(modalities=("text",))
+    text = open_graph(Bundle.read(write_bundle(tmp_path, tiny)), "text")
+    ids = np.array([[2, 6, 5, 3, 0]], np.int32)
+    np.testing.assert_allclose(text.run({"text": ids})["tokens"], tiny.text_tokens(ids), rtol=1e-5)
+    with pytest.raises(BackendError, match=r"'text' is int64 \[1, 5\]; it must be int32 \[1, 5\]"):
+        text.run({"text": ids.astype(np.int64)})
 
 
 def test_outputs_are_not_reused(face: OrtGraph) -> None:

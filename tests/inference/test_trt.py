@@ -20,6 +20,7 @@ from edgeemo.inference.trt import TensorRt, TrtGraph
 from edgeemo.inference.trt_library import PlanRefused
 from tests.support import cuda_double, tensorrt_double
 from tests.support.tensorrt_opened import BINDINGS, VERSIONS, Opened, opened
+from tests.support.tiny import Tiny, write_bundle
 
 ILLEGAL = "CUDA_ERROR_ILLEGAL_ADDRESS"
 
@@ -33,6 +34,21 @@ def bundle(request: pytest.FixtureRequest) -> Bundle:
 def rig(request: pytest.FixtureRequest) -> Iterator[Opened]:
     with opened(request.param) as made:
         yield made
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_a_graph_of_ids_is_run_and_held_to_its_spec(version: str, tmp_path: Path) -> None:
+    tiny = Tiny(modalities=("text",))
+    bundle = Bundle.read(write_bundle(tmp_path, tiny))
+    with opened(version) as rig:
+        graph = rig.open(bundle, "text")
+        ids = np.array([[2, 6, 5, 3, 0]], np.int32)
+        same(graph.run({"text": ids}), {"tokens": tiny.text_tokens(ids)})
+        graph.close()
+        floats = {"text": TensorSpec("text", "float32", (1, tiny.slots))}
+        plan = rig.build(bundle, "text").plan
+        with pytest.raises(PlanRefused, match=r"the manifest says float32 \[1, 5\]"):
+            TrtGraph(plan, replace(bundle.graphs["text"], inputs=floats), rig.library, encoding="fp32")
 
 
 @pytest.fixture

@@ -62,7 +62,7 @@ class FakeFinder:
 def fake_model(folder: Path, tiny: Tiny, *boxes: tuple[float, float, float, float]) -> Recognizer:
     """A model of the tiny bundle in `folder` that finds faces at `boxes`."""
     bundle = Bundle.read(folder)
-    computes = {"face": _face(tiny), "voice": _voice(tiny), "fusion": _fusion(tiny)}
+    computes = {"face": _face(tiny), "voice": _voice(tiny), "text": _text(tiny), "fusion": _fusion(tiny)}
     graphs = {name: CountingGraph(spec, computes[name]) for name, spec in bundle.graphs.items()}
     return Recognizer(bundle, graphs, FakeFinder(*boxes))
 
@@ -87,6 +87,10 @@ def _voice(tiny: Tiny) -> Callable[[Mapping[str, Any]], dict[str, Any]]:
     return compute
 
 
+def _text(tiny: Tiny) -> Callable[[Mapping[str, Any]], dict[str, Any]]:
+    return lambda feeds: {"tokens": tiny.text_tokens(feeds["text"])}
+
+
 def _fusion(tiny: Tiny) -> Callable[[Mapping[str, Any]], dict[str, Any]]:
     def compute(feeds: Mapping[str, Any]) -> dict[str, Any]:
         alone = {}
@@ -109,7 +113,7 @@ def _fusion(tiny: Tiny) -> Callable[[Mapping[str, Any]], dict[str, Any]]:
 
 
 Push = tuple[str, float, Any, int]
-"""('face', time, picture, 0) or ('voice', time, samples, rate)."""
+"""('face', time, picture, 0), ('voice', time, samples, rate) or ('text', end, (words, start), 0)."""
 
 
 def voice_pushes(samples: Any, rate: int, chunk: int, start: float = 0.0) -> list[Push]:
@@ -123,6 +127,8 @@ def push(stream: Stream, one: Push) -> None:
     kind, time, what, rate = one
     if kind == "face":
         stream.push_frame(what, time)
+    elif kind == "text":
+        stream.push_text(what[0], what[1], time)
     else:
         stream.push_audio(what, rate, time)
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from edgeemo.errors import InputError
-from edgeemo.recognition.clock import HopGrid, moment, number
+from edgeemo.recognition.clock import HopGrid, before, moment, number
 
 
 @pytest.mark.parametrize(
@@ -24,6 +24,14 @@ from edgeemo.recognition.clock import HopGrid, moment, number
 )
 def test_the_hop_of_a_time(time: float, hop: int) -> None:
     assert HopGrid(0.1).index(time) == hop
+
+
+@pytest.mark.parametrize(
+    ("end", "hop"),
+    [(0, 0), (0.05, 0), (0.1, 0), (0.1000005, 0), (0.10001, 1), (0.3, 2), (0.7, 6), (1.7e9, 16_999_999_999)],
+)
+def test_what_ends_with_a_hop_belongs_to_it(end: float, hop: int) -> None:
+    assert HopGrid(0.1).index(before(end)) == hop
 
 
 @pytest.mark.parametrize("multiple", [1, 2, 3, 10])
@@ -82,6 +90,12 @@ def test_a_time_is_at_least_0() -> None:
 def test_a_time_that_cannot_be_in_seconds(time: float) -> None:
     with pytest.raises(InputError, match=r"^time: "):
         moment(time)
+
+
+def test_a_time_is_called_what_it_is() -> None:
+    for wrong in (-1.0, "soon", 1e308):
+        with pytest.raises(InputError, match=r"^start: "):
+            moment(wrong, "start")
 
 
 def test_a_hop_that_cannot_be_in_seconds() -> None:

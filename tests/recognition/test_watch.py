@@ -92,6 +92,63 @@ def test_a_live_source_waits_200_ms(model: Recognizer, tiny: Tiny) -> None:
     assert ["no face" in emotion.reasons for emotion in emotions] == [False, True, True, True, False]
 
 
+TEXT = Tiny(modalities=("voice", "text"))
+
+
+@pytest.fixture
+def table(tmp_path: Path) -> Path:
+    path = tmp_path / "words.tsv"
+    path.write_text("0.3\t0.5\tanger\n0\t0.2\tfear\n", "utf-8")
+    return path
+
+
+def test_words_of_a_table_are_answered_beside_the_source(build: Build, table: Path) -> None:
+    model = build(TEXT)
+    source = FakeSource(*sounds(TEXT, 1.0), modalities=("voice",))
+    emotions = list(watch(source, model=model, text=table))
+    assert len(emotions) == 10 and source.closed
+    assert ["text" in emotion.modalities for emotion in emotions] == [False] + [True] * 8 + [False]
+    first = model.recognize(voice=TEXT.voice("fear", 0.2), sample_rate=8000, text=[("fear", 0.0, 0.2)])
+    assert emotions[1].probabilities == close(first.probabilities)
+    without = list(watch(FakeSource(*sounds(TEXT, 1.0), modalities=("voice",)), model=model))
+    assert all(emotion.modalities == ("voice",) for emotion in without)
+    assert all("no text" in emotion.reasons for emotion in without)
+
+
+def test_answers_come_while_a_file_with_a_table_is_read(build: Build, table: Path) -> None:
+    read = []
+
+    class Source(FakeSource):
+        def __iter__(self) -> Iterator[Frame | Sound]:
+            for event in self.events:
+                read.append(event.time)
+                yield event
+
+    source = Source(*sounds(TEXT, 20.0), modalities=("voice",))
+    for emotion in watch(source, model=build(TEXT), text=str(table)):
+        assert read[-1] <= emotion.time + 0.2
+
+
+def test_a_table_alone_is_answered_where_the_bundle_reads_nothing_of_the_source(
+    build: Build, table: Path
+) -> None:
+    model = build(Tiny(modalities=("text",)))
+    emotions = list(watch(FakeSource(frame(0.0), frame(0.9)), model=model, text=table))
+    assert [emotion.time for emotion in emotions] == close([0.2, 0.3, 0.4, 0.5])
+    assert [emotion.label for emotion in emotions[:3]] == ["fear"] * 3
+
+
+def test_a_text_that_cannot_be_used(model: Recognizer, build: Build, tiny: Tiny, table: Path) -> None:
+    source = FakeSource(*sounds(tiny, 1.0))
+    with pytest.raises(InputError, match="text: the bundle tiny reads face and voice; leave text out"):
+        next(watch(source, model=model, text=table))
+    assert source.closed
+    with pytest.raises(InputError, match="fake source: it is live, and a text with times belongs to a recor"):
+        next(watch(FakeSource(live=True), model=build(TEXT), text=table))
+    with pytest.raises(EdgeEmoError, match=r"none\.tsv: it cannot be read"):
+        next(watch(FakeSource(*sounds(tiny, 1.0)), model=build(TEXT), text=table.parent / "none.tsv"))
+
+
 def test_the_source_is_closed_when_the_caller_stops(model: Recognizer, tiny: Tiny) -> None:
     source = FakeSource(*sounds(tiny, 1.0), modalities=("voice",))
     answers = watch(source, model=model)

@@ -2,8 +2,9 @@
 
 `write_bundle` writes it, `Tiny` says its sizes and works its answers out in numpy. What the graphs compute:
 
-* A face is its mean level in [0, 1] (0 black, 1 white), a voice the RMS of the last hop of its context.
-  Either number v becomes the token v * code with code = (1/D, 2/D, ..., 1).
+* A face is its mean level in [0, 1] (0 black, 1 white), a voice the RMS of the last hop of its context, a
+  text the mean value of its words, later words weighing more: that of `tiny.value('fear')` is 'fear'. Such a
+  number v becomes the token v * code with code = (1/D, 2/D, ..., 1).
 * Fusion takes, per modality, the mean of v over the valid slots, newer slots weighing more, and gives every
   label the logit -GAIN * (v - centre)^2 (less what is common to all labels) with the centres (i + 0.5) / L.
   So a face or voice of v = `tiny.value('fear')` alone is answered 'fear' with a probability above 0.95, and
@@ -12,7 +13,8 @@
   changes the logits even when all tokens are equal. A modality without any valid slot adds 0.
 * Valence and arousal are the probabilities times the norms, which are points on the unit circle.
 
-A voice in mode 'replace' gives one token per hop of the window, each the RMS of its hop.
+A voice in mode 'replace' gives one token per hop of the window, each the RMS of its hop. A text gives as
+many, all alike, also for [PAD].
 """
 
 from __future__ import annotations
@@ -80,8 +82,20 @@ class Tiny:
         angle = 2 * np.pi * np.arange(len(self.labels)) / len(self.labels)
         return np.stack([np.cos(angle), np.sin(angle)], axis=1).astype(np.float32)
 
+    @property
+    def vocabulary(self) -> tuple[str, ...]:
+        """Special tokens, the labels, and words that stand for the same values as the labels, in turn."""
+        special = ("[PAD]", "[UNK]", "[CLS]", "[SEP]")
+        return (*special, *self.labels, "so", "##und", "well", "##s", ".", "zażółć", "fur", "!")
+
+    @property
+    def word_values(self) -> Array:
+        """The value of every id; special tokens have none, and are no words."""
+        count = len(self.vocabulary) - 4
+        return np.concatenate([np.zeros(4), np.resize(self.centres, count)]).astype(np.float32)
+
     def bump(self, modality: str) -> Array:
-        phase = 1.0 if modality == "face" else 2.0
+        phase = {"face": 1.0, "voice": 2.0, "text": 3.0}[modality]
         return (BUMP * np.cos(phase * np.arange(len(self.labels)) + phase)).astype(np.float32)
 
     def value(self, label: str) -> float:
@@ -104,6 +118,12 @@ class Tiny:
 
     def voice_token(self, context: Array) -> Array:
         return (np.sqrt(np.mean(context[-self.samples :] ** 2)) * self.code).astype(np.float32)
+
+    def text_tokens(self, ids: NDArray[np.int32]) -> Array:
+        """Tokens [slots, D] of ids [1, slots]."""
+        weights = (ids[0] > 3) * np.arange(1, self.slots + 1)
+        value = (weights @ self.word_values[ids[0]]) / max(weights.sum(), 1e-6)
+        return np.tile(np.float32(value) * self.code, (self.slots, 1)).astype(np.float32)
 
     def logits(self, tokens: Mapping[str, Array], masks: Mapping[str, Array]) -> Array:
         """The logits [L] of one track, from tokens [slots, D] and masks [slots] by modality."""
@@ -141,7 +161,7 @@ def write_bundle(
     """
     tiny = tiny or Tiny()
     folder.mkdir(parents=True, exist_ok=True)
-    models = {"face": face_graph, "voice": voice_graph, "fusion": fusion_graph}
+    models = {"face": face_graph, "voice": voice_graph, "text": text_graph, "fusion": fusion_graph}
     files: dict[str, dict[str, str]] = {}
     for name in (*tiny.modalities, "fusion"):
         model = models[name](tiny)
@@ -151,9 +171,11 @@ def write_bundle(
             files[name][encoding] = f"{name}.{encoding}.onnx"
             (folder / files[name][encoding]).write_bytes(model.SerializeToString(deterministic=True))
     entries = manifest(tiny, files, geometry or {})
-    entries["files"] = describe_files(
-        folder, [file for by_name in files.values() for file in by_name.values()]
-    )
+    names = [file for by_name in files.values() for file in by_name.values()]
+    if "text" in tiny.modalities:
+        (folder / "vocab.txt").write_text("\n".join(tiny.vocabulary) + "\n", "utf-8")
+        names.append("vocab.txt")
+    entries["files"] = describe_files(folder, names)
     (folder / "manifest.json").write_text(json.dumps(entries | changes, indent=1), "utf-8")
     return folder
 
@@ -175,6 +197,12 @@ def manifest(
             "every": tiny.voice_every,
             "inputs": {"voice": ["float32", [1, tiny.context]]},
             "outputs": {"tokens": ["float32", [1 if tiny.voice_mode == "append" else slots, width]]},
+        },
+        "text": {
+            "mode": "replace",
+            "every": 1,
+            "inputs": {"text": ["int32", [1, slots]]},
+            "outputs": {"tokens": ["float32", [slots, width]]},
         },
         "fusion": {"mode": "fuse", "every": 1, "inputs": {}, "outputs": {}},
     }
@@ -212,6 +240,8 @@ def manifest(
         entries["face"] = {"size": list(tiny.size), "channels": tiny.channels, "geometry": dict(geometry)}
     if "voice" in tiny.modalities:
         entries["voice"] = {"sample_rate": tiny.sample_rate, "context": tiny.context}
+    if "text" in tiny.modalities:
+        entries["text"] = {"vocab": "vocab.txt", "length": slots, "lowercase": True}
     return entries
 
 
@@ -260,6 +290,35 @@ def voice_graph(tiny: Tiny) -> ModelProto:
         constants,
         {"voice": (TensorProto.FLOAT, [1, tiny.context])},
         {"tokens": (TensorProto.FLOAT, [hops, tiny.width])},
+    )
+
+
+def text_graph(tiny: Tiny) -> ModelProto:
+    """[1, slots] int32 -> [slots, D], everywhere the weighted mean of the words' values times the code."""
+    nodes = [
+        helper.make_node("Gather", ["values", "text"], ["value"]),
+        helper.make_node("Gather", ["are_words", "text"], ["is_word"]),
+        helper.make_node("Mul", ["is_word", "positions"], ["weights"]),
+        helper.make_node("Mul", ["value", "weights"], ["weighted"]),
+        helper.make_node("ReduceSum", ["weighted"], ["sum"]),
+        helper.make_node("ReduceSum", ["weights"], ["weight"]),
+        helper.make_node("Max", ["weight", "tiny"], ["divisor"]),
+        helper.make_node("Div", ["sum", "divisor"], ["mean"]),
+        helper.make_node("Mul", ["mean", "codes"], ["tokens"]),
+    ]
+    constants = {
+        "values": tiny.word_values,
+        "are_words": (np.arange(len(tiny.vocabulary)) > 3).astype(np.float32),
+        "positions": np.arange(1, tiny.slots + 1, dtype=np.float32)[None],
+        "tiny": np.float32(1e-6),
+        "codes": np.tile(tiny.code, (tiny.slots, 1)),
+    }
+    return _model(
+        "text",
+        nodes,
+        constants,
+        {"text": (TensorProto.INT32, [1, tiny.slots])},
+        {"tokens": (TensorProto.FLOAT, [tiny.slots, tiny.width])},
     )
 
 
