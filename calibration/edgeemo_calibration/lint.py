@@ -104,10 +104,14 @@ def _operator(view: View) -> Iterator[Details]:
 
 
 def _io(view: View) -> Iterator[Details]:
-    for value in (*view.graph.input, *view.graph.output):
-        kind = value.type.tensor_type.elem_type
-        if kind not in (FLOAT, UINT8):
-            yield value.name, f"the graph's input or output is {_name(kind)}", "FLOAT or UINT8"
+    # Ids of words come in as INT32; nothing goes out as such.
+    sides = ((view.graph.input, (FLOAT, UINT8, TensorProto.INT32)), (view.graph.output, (FLOAT, UINT8)))
+    for values, kinds in sides:
+        for value in values:
+            kind = value.type.tensor_type.elem_type
+            if kind not in kinds:
+                right = " or ".join(_name(one) for one in kinds)
+                yield value.name, f"the graph's input or output is {_name(kind)}", right
 
 
 def _uint8(view: View) -> Iterator[Details]:
@@ -118,12 +122,14 @@ def _uint8(view: View) -> Iterator[Details]:
 
 
 def _integers(view: View) -> Iterator[Details]:
+    inputs = {value.name for value in view.graph.input}
     for node in view.nodes:
-        if view.computes(node, *INTEGERS) and not view.reads(node, *INTEGERS):
+        begins = not view.reads(node, *INTEGERS) or not inputs.isdisjoint(node.input)
+        if view.computes(node, *INTEGERS) and begins:
             kind = _name(view.types.get(node.output[0]))
             yield (
                 node.output[0],
-                f"{node.op_type} computes {kind}, with which shape arithmetic or a Cast begins",
+                f"{node.op_type} computes {kind}, with which arithmetic of shapes or ids, or a Cast, begins",
                 "constant shapes and indices, and broadcasting",
             )
 
