@@ -1,0 +1,1 @@
+"""Readers for corpora in the layouts in which people receive them."""
