@@ -13,6 +13,8 @@ from torch import Tensor
 from edgeemo.figures import Report
 
 from .alignment import MMD, Side
+from .config import flat
+from .words import counted
 
 MOST_LOST = 0.03
 """By so much the UA on held-out speakers of the source, or on labelled items of the place, may fall."""
@@ -31,6 +33,7 @@ class Observed:
         target_tokens: of the place, ``[b, D]``.
         source: figures on held-out speakers of the source.
         labelled: figures on labelled recordings of the place, None without such.
+        temperature: of the voice alone.
     """
 
     target: NDArray[np.float64]
@@ -38,15 +41,19 @@ class Observed:
     target_tokens: Tensor
     source: Report
     labelled: Report | None
+    temperature: float
 
 
-def compare(before: Observed, after: Observed, labels: Sequence[str]) -> dict[str, Any]:
+def compare(
+    before: Observed, after: Observed, labels: Sequence[str], config: Mapping[str, Any]
+) -> dict[str, Any]:
     """The report: figures before and after, and why the new bundle is refused, if it is.
 
     Args:
         before: the bundle that was adapted.
         after: the new one, on the same recordings.
         labels: of both.
+        config: settings of the adaptation, for the record.
     """
     pair = (before, after)
     answered = [one.target[~np.isnan(one.target[:, 0])] for one in pair]
@@ -63,6 +70,8 @@ def compare(before: Observed, after: Observed, labels: Sequence[str]) -> dict[st
             "answers": {label: _both([one[place] for one in shares]) for place, label in enumerate(labels)},
         },
         "source": _figures([one.source for one in pair]),
+        "temperature": _both([one.temperature for one in pair]),
+        "config": dict(config),
         "limits": {"ua_lost": MOST_LOST, "classes_kept": LEAST_KEPT},
     }
     if before.labelled is not None and after.labelled is not None:
@@ -159,6 +168,7 @@ def page(report: Mapping[str, Any]) -> str:
             (f"{key.upper()}, labelled at the place (n {labelled['n']})", labelled[key])
             for key in ("wa", "ua", "ece")
         ]
+    rows.append(("temperature of the voice alone", report["temperature"]))
     rows += [(f"share of {label} at the place", value) for label, value in target["answers"].items()]
     lines = [f"| {name} | {value['before']:.3f} | {value['after']:.3f} |" for name, value in rows]
     verdict = "\n".join(f"- {reason}" for reason in report["refused"])
@@ -167,12 +177,15 @@ def page(report: Mapping[str, Any]) -> str:
             "# Adaptation",
             "",
             "Written by `edgeemo-export adapt`. What is measured here was not adapted to: "
-            f"{target['pieces']} pieces of the place and {source['n']} items of the source, of sessions and "
-            f"speakers of their own. The answer for {target['changed']:.1%} of the pieces changed.",
+            f"{counted(target['pieces'], 'piece')} of the place and {counted(source['n'], 'item')} of the "
+            "source, of sessions and speakers of their own. The answer changed for "
+            f"{target['changed']:.1%} of the pieces.",
             "",
             "| figure | before | after |",
             "|---|---|---|",
             *lines,
+            "",
+            f"Settings: {', '.join(f'{name} {value}' for name, value in flat(report['config']).items())}.",
             "",
             f"Refused:\n\n{verdict}" if verdict else "Accepted.",
             "",

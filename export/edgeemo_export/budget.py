@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from . import processes
+from .words import counted
 
 TIMED = 2
 
@@ -47,7 +48,7 @@ class Budget:
         parts = [f"{_short(self.parameters)} parameters ({_short(self.trained)} trained)"]
         if self.multiply_adds is not None:
             parts.append(f"{_short(self.multiply_adds)} multiply-adds a sample and step")
-        parts.append(f"{self.steps:,} steps of {_duration(self.seconds / self.steps)}")
+        parts.append(f"{counted(self.steps, 'step')} of {_duration(self.seconds / self.steps)}")
         parts.append(f"about {_duration(self.seconds)} on {self.where}")
         parts.append(f"{self.state / 2**20:.3g} MiB of state")
         return ", ".join(parts)
@@ -123,8 +124,7 @@ def _described(where: torch.device) -> str:
     if where.type == "cuda":
         named = torch.cuda.get_device_name(where)
     else:
-        threads = torch.get_num_threads()
-        named = f"the CPU, {threads} thread{'s' if threads > 1 else ''}"
+        named = f"the CPU, {counted(torch.get_num_threads(), 'thread')}"
     return named if processes.count() == 1 else f"{processes.count()} processes, each with {named}"
 
 

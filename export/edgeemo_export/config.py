@@ -94,7 +94,7 @@ def keep(config: Any, folder: Path) -> None:
         InputError: the run was begun with other settings; the message names them.
     """
     with processes.one_by_one():
-        path, given = folder / FILE, _flat(config)
+        path, given = folder / FILE, flat(config)
         if path.exists():
             _refuse_others(path, _stored(path), given)
         else:
@@ -169,21 +169,30 @@ def _number(kind: type[int] | type[float], text: str) -> int | float:
     return value
 
 
-def _flat(config: Any, before: str = "") -> dict[str, Any]:
-    """Each setting under its dotted name, as JSON would give it back."""
+def flat(config: Any, before: str = "") -> dict[str, Any]:
+    """Each setting under its dotted name, as JSON would give it back.
+
+    Args:
+        config: a dataclass, or a mapping as JSON holds one.
+        before: the name of the group that it is.
+
+    Example:
+        >>> flat({"weight": 0.5, "schedule": {"epochs": 10}})
+        {'weight': 0.5, 'schedule.epochs': 10}
+    """
     if dataclasses.is_dataclass(config):
         config = {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
     if not isinstance(config, Mapping):
         return {before: list(config) if isinstance(config, tuple) else config}
-    flat: dict[str, Any] = {}
+    found: dict[str, Any] = {}
     for name, value in config.items():
-        flat |= _flat(value, f"{before}.{name}" if before else name)
-    return flat
+        found |= flat(value, f"{before}.{name}" if before else name)
+    return found
 
 
 def _stored(path: Path) -> dict[str, Any]:
     try:
-        return _flat(json.loads(path.read_text()))
+        return flat(json.loads(path.read_text()))
     except ValueError as error:
         raise InputError(f"{path}: it is not JSON ({error}); use another folder") from error
 

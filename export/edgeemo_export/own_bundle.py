@@ -22,6 +22,7 @@ from .data.tokens import SLOTS
 from .encoders.voice import SAMPLE_RATE
 from .recipes.own import Trained, norms_of
 from .systems.answers import answers
+from .words import counted
 
 log = logging.getLogger("edgeemo.export")
 
@@ -34,16 +35,17 @@ def write(trained: Trained, own: Own, folder: Path, name: str, licence: str) -> 
     Args:
         trained: the parts.
         own: the run's items.
-        folder: made when missing.
+        folder: made when missing; see `bundle.check_folder`.
         name: of the model.
         licence: of the weights, as an SPDX expression or in words.
 
     Raises:
-        InputError: the name or the licence is empty.
+        InputError: the name or the licence is empty, or the folder holds something else than a bundle.
         ExportError: a graph is not what it must be; nothing is described then.
     """
     if not name.strip() or not licence.strip():
         raise InputError("--name and --licence: one is empty; a bundle needs a name and a licence of its own")
+    bundle.check_folder(folder)
     folder.mkdir(parents=True, exist_ok=True)
     parts = {"face": trained.face, "voice": trained.voice}
     encoders = {key: part.encoder for key, part in parts.items() if part is not None}
@@ -105,9 +107,9 @@ def provenance(own: Own) -> dict[str, Any]:
     """What the weights come from: counts and digests, no names of files or people."""
     splits = {split: own.of(split) for split in ("train", "develop", "test")}
     said = {
-        split: f"{len(items)} items"
+        split: counted(len(items), "item")
         if own.origin.speakers_unknown
-        else f"{len(items)} items of {len({item.speaker for item in items})} speakers"
+        else f"{counted(len(items), 'item')} of {counted(len({item.speaker for item in items}), 'speaker')}"
         for split, items in splits.items()
     }
     return {
@@ -125,8 +127,8 @@ def provenance(own: Own) -> dict[str, Any]:
 def measure(own: Own, folder: Path) -> list[dict[str, Any]]:
     """WA, UA and calibration error of the bundle on the test split, at INT8 and FP32."""
     test = own.of("test")
-    speakers = len({item.speaker for item in test})
-    data = f"own test split, {OPTIMISTIC if own.origin.speakers_unknown else f'{speakers} unseen speakers'}"
+    unseen = counted(len({item.speaker for item in test}), "unseen speaker")
+    data = f"own test split, {OPTIMISTIC if own.origin.speakers_unknown else unseen}"
     given = " and ".join(own.modalities) + (", cropped" if own.origin.face_is_cropped else "")
     entries = []
     for precision in ("int8", "fp32"):

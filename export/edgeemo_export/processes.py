@@ -5,6 +5,10 @@ CPU (without the bare ``--`` torchrun takes ``--run`` for an option of its own).
 and takes its part of every batch; the gradients are averaged, so every process makes the same step. The
 averaging is written out here and not left to DistributedDataParallel, which sees only what goes through
 ``forward`` of the module that it wraps: recipes call parts of a model, and train modules beside it.
+
+A loss that compares samples with each other, such as those of `alignment`, compares the samples of its own
+process alone: the gradient is the mean of the parts' gradients, which is not that of the whole batch. What
+such a loss sees on one process it sees on N with a batch N times as large.
 """
 
 from __future__ import annotations

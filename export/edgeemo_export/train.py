@@ -22,6 +22,7 @@ from .budget import budget
 from .config import refuse
 from .curves import Curve
 from .precision import half
+from .words import counted
 
 log = logging.getLogger("edgeemo.export")
 
@@ -117,8 +118,9 @@ def fit(
 
     Under `processes.joined` each process takes its part of every batch, all make the same step by the mean of
     their gradients, and only the first writes. A process normalises by the batch statistics of its own part;
-    running statistics are the mean over the processes from the end of each epoch on. The loss draws from a
-    generator of each process's own.
+    running statistics are the mean over the processes from the end of each epoch on. A loss that compares
+    samples with each other, such as those of `alignment`, sees those of its own part: with N processes give
+    it a batch N times as large. The loss draws from a generator of each process's own.
 
     Args:
         model: fitted in place, on the device where it is.
@@ -270,8 +272,8 @@ def _refuse_strangers(value: Tensor, known: Iterable[nn.Parameter]) -> None:
         waiting += [parent for parent, _ in node.next_functions]
     if shapes:
         raise InputError(
-            f"loss: it trains {len(shapes)} parameters that are in no group of the optimiser, of the shapes "
-            f"{shapes[:4]}; give their module as 'beside', or freeze them"
+            f"loss: it trains {counted(len(shapes), 'parameter')} without a group of the optimiser, of the "
+            f"shapes {shapes[:4]}; give their module as 'beside', or freeze what they belong to"
         )
 
 

@@ -2,25 +2,29 @@
 
 from __future__ import annotations
 
+import copy
 import csv
 import json
 import shutil
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+import av
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
 import edgeemo
-from edgeemo.errors import CheckFailed, InputError
-from edgeemo_export import adaptation, bundle
+from edgeemo.capture.clip import read_sound
+from edgeemo.errors import CheckFailed, InputError, SourceError
+from edgeemo_export import adaptation, adaptation_report, bundle
 from edgeemo_export.adaptation_report import effective, page, refusals
 from edgeemo_export.cli import main
 from edgeemo_export.data import recordings
+from edgeemo_export.data.sounds import contexts
 from edgeemo_export.encoders.fold import fold_batch_norms
 from edgeemo_export.encoders.restore import VoicePart, restore_voice
 from edgeemo_export.encoders.voice import AttentivePool, VoiceEncoder
@@ -211,6 +215,7 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
         if parameter.ndim == 1:  # as after training: zeros and ones hide what a path does
             nn.init.uniform_(parameter, 0.1, 0.5)
     fusion = AttentionFusion(16, len(LABELS), [(0.0, 0.0)] * len(LABELS), inner=4).eval()
+    fusion.temperatures.fill_(1.5)
     folder = tmp_path_factory.mktemp("bundles") / "old"
     folder.mkdir()
     bundle.write_graphs(folder, {"voice": encoder}, VoiceAnswers(fusion, False), ["logits"], 16)
@@ -228,6 +233,7 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "voice": bundle.VOICE,
         "graphs": bundle.graph_entries(("voice",), ["logits"], 16, len(LABELS)),
         "thresholds": bundle.THRESHOLDS,
+        "calibration": {"method": "none", "temperatures": {"voice": 1.5}},
         "results": [{"data": "old", "n": 1}],
         "provenance": {"recipe": "none"},
     }
@@ -270,12 +276,14 @@ def test_an_adapted_bundle_is_whole_and_says_what_it_is(
 
     monkeypatch.setattr(adaptation, "compare", compare)
     monkeypatch.setattr(adaptation, "page", lambda report: "page")
+    monkeypatch.setattr(adapt, "calibrate", lambda *given: 0.75)
     assert run(made, place, tmp_path / "new") == {"refused": []}
     assert not torch.equal(observed[0].source_tokens, observed[1].source_tokens)
     old, new = edgeemo.Bundle.read(made), edgeemo.Bundle.read(tmp_path / "new")
     new.verify()
     assert new.version.startswith("3+adapted.") and new.name == "old" and new.licence == old.licence
-    assert new.files["fusion.fp32.onnx"] == old.files["fusion.fp32.onnx"]
+    assert [one.temperature for one in observed] == [pytest.approx(1.5), pytest.approx(0.75)]
+    assert new.calibration["temperatures"] == {"voice": 0.75}
     assert all(new.files[name] != old.files[name] for name in old.graphs["voice"].files.values())
     assert new.graphs["voice"].calibration != old.graphs["voice"].calibration
     (origin,) = new.provenance["adaptations"]  # type: ignore[misc, attr-defined]
@@ -316,25 +324,123 @@ def test_what_was_adapted_to_is_not_measured(made: Path, place: dict[str, Path])
     assert len(gathered.target) + len(gathered.held_target) == 8
     assert len(gathered.labelled) == len(gathered.held_target)
     held = {item.speaker for item in gathered.held_source}
-    assert len(held) == 1 and len(gathered.source) == 2 * 2 * len(LABELS)
+    assert len(held) == 1 and len(gathered.source) == len(gathered.develop) == 2 * len(LABELS)
+
+
+def flac(path: Path, of: Path) -> Path:
+    """A copy in another format, whose bytes say nothing of where it comes from."""
+    samples, rate = read_sound(of)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("flac", rate=rate, layout="mono")
+        pcm = (samples * 32768).round().astype(np.int16)[None]
+        frame = av.AudioFrame.from_ndarray(pcm, format="s16", layout="mono")
+        frame.sample_rate = rate
+        for packet in (*stream.encode(frame), *stream.encode(None)):
+            container.mux(packet)
+    return path
+
+
+def with_splits(manifest: Path) -> list[dict[str, str]]:
+    """Write the split of each speaker into the place's source."""
+    splits = {"s0": "train", "s1": "develop", "s2": "test"}
+    with manifest.open(newline="") as file:
+        rows = [row | {"split": splits[row["speaker"]]} for row in csv.DictReader(file)]
+    own_corpus.write_manifest(manifest, rows)
+    return rows
+
+
+@pytest.mark.parametrize("speaker", ["s1", "s2"])
+@pytest.mark.parametrize("duplicate", [shutil.copyfile, lambda of, to: flac(to.with_suffix(".flac"), of)])
+def test_what_the_place_holds_too_is_not_held_back(
+    speaker: str,
+    duplicate: Callable[[Path, Path], object],
+    made: Path,
+    place: dict[str, Path],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    rows = with_splits(place["source"])
+    before = adaptation.gather(edgeemo.Bundle.read(made), place["target"], place["source"], None, seed=0)
+    adapted = next(i for i in recordings.find(place["target"]) if i.split == "adapt").paths["voice"]
+    name = next(row["voice"] for row in rows if row["speaker"] == speaker)
+    duplicate(place["source"].parent / name, adapted.with_name("copy.wav"))
+    after = adaptation.gather(edgeemo.Bundle.read(made), place["target"], place["source"], None, seed=0)
+    lost = {"s1": len(before.develop) - len(after.develop), "s2": 0}
+    lost["s2"] = len(before.held_source) - len(after.held_source)
+    assert lost == {"s1": 0, "s2": 0} | {speaker: 1}
+    assert f"manifest.csv: 1 item left out, among them line {2 + [r['voice'] for r in rows].index(name)}" in (
+        caplog.text
+    )
+
+
+def test_a_source_that_is_the_place_is_refused(made: Path, place: dict[str, Path]) -> None:
+    rows = with_splits(place["source"])
+    adapted = next(i for i in recordings.find(place["target"]) if i.split == "adapt").paths["voice"]
+    for row in rows:
+        if row["speaker"] == "s2":
+            shutil.copy(place["source"].parent / row["voice"], adapted.parent)
+    with pytest.raises(InputError, match="every item of the split test is left out, among them line"):
+        adaptation.gather(edgeemo.Bundle.read(made), place["target"], place["source"], None, seed=0)
+
+
+def test_labels_that_were_learnt_are_not_measured(made: Path, place: dict[str, Path]) -> None:
+    rows = with_splits(place["source"])
+    learnt = [{"label": row["label"], "voice": f"source/{row['voice']}"} for row in rows[:2]]
+    own_corpus.write_manifest(place["labelled"], learnt)
+    old = edgeemo.Bundle.read(made)
+    with pytest.raises(InputError, match=r"labelled\.csv: every item is left out, among them line 2"):
+        adaptation.gather(old, place["target"], place["source"], place["labelled"], seed=0)
+
+
+@pytest.mark.parametrize("which", ["source", "labelled"])
+def test_a_file_without_sound_is_named_with_its_line(which: str, made: Path, place: dict[str, Path]) -> None:
+    with place[which].open(newline="") as file:
+        name = list(csv.DictReader(file))[1]["voice"]
+    (place[which].parent / name).write_text("no sound")
+    with pytest.raises(
+        SourceError, match=rf"{place[which].name}, line 3, column 'voice': .*{Path(name).name}"
+    ):
+        adaptation.gather(
+            edgeemo.Bundle.read(made), place["target"], place["source"], place["labelled"], seed=0
+        )
+
+
+def test_the_temperature_changes_by_what_the_new_encoder_changed(part: VoicePart) -> None:
+    """An encoder whose tokens are twice as large makes logits as sure; speakers do not matter to that."""
+    heard = [torch.from_numpy(own_corpus.tone(label, 1, take)) for take in range(2) for label in range(3)]
+    louder = copy.deepcopy(part.encoder)
+    with torch.no_grad():
+        part.head.weight.mul_(30.0)
+        part.head.bias.zero_()
+        part.pool.hidden.weight.zero_()  # an even mean, and so logits in proportion to the tokens
+        louder.project[2].weight.mul_(2.0)
+        louder.project[2].bias.mul_(2.0)
+        logits = torch.cat([part.head(part.pool(part.encoder(contexts(x))[None])) for x in heard])
+    right = logits.argmax(1)
+    labels = torch.where(torch.arange(6) < 4, right, (right + 1) % 3)
+    cold = replace(part, temperature=1.5)
+    assert adapt.calibrate(cold, part.encoder, heard, labels) == 1.5
+    assert adapt.calibrate(cold, louder, heard, labels) == pytest.approx(3.0, rel=0.02)
 
 
 def test_both_sides_calibrate_the_new_graph(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bundle, "CALIBRATION_ITEMS", 4)
     source, target = [torch.full((16000,), 0.1)], [torch.full((16000,), -0.1)]
-    material = adaptation.Material(source, torch.zeros(1, dtype=torch.long), target, [], [], [])
+    none = torch.zeros(0, dtype=torch.long)
+    material = adaptation.Material(source, torch.zeros(1, dtype=torch.long), [], none, target, [], [], [])
     fed = [float(item["voice"].sum()) for item in adaptation._feeds(material, seed=0)]
     assert [value > 0 for value in fed] == [True, False, True, False]
 
 
-def test_a_development_split_of_the_source_is_learnt_from(made: Path, place: dict[str, Path]) -> None:
-    splits = {"s0": "train", "s1": "develop", "s2": "test"}
-    with place["source"].open(newline="") as file:
-        rows = [row | {"split": splits[row["speaker"]]} for row in csv.DictReader(file)]
-    own_corpus.write_manifest(place["source"], rows)
+def test_a_development_split_of_the_source_sets_the_temperature(made: Path, place: dict[str, Path]) -> None:
+    rows = with_splits(place["source"])
     gathered = adaptation.gather(edgeemo.Bundle.read(made), place["target"], place["source"], None, seed=0)
     assert {item.speaker for item in gathered.held_source} == {"s2"}
-    assert len(gathered.source) == 2 * 2 * len(LABELS)
+    labels = [LABELS.index(row["label"]) for row in rows if row["speaker"] == "s1"]
+    assert gathered.develop_labels.tolist() == labels
+    assert torch.equal(
+        gathered.develop[0], torch.from_numpy(read_sound(place["source"].parent / rows[6]["voice"])[0])
+    )
 
 
 @pytest.mark.parametrize(
@@ -343,6 +449,10 @@ def test_a_development_split_of_the_source_is_learnt_from(made: Path, place: dic
         ({"out": "old"}, "it is there already"),
         ({"source": "label,voice,speaker\nrage,a.wav,x\n"}, "the label is 'rage'; it must be one of calm"),
         ({"source": "label,voice\ncalm,a.wav\n"}, "it names no speaker"),
+        ({"set": "alignment=dann"}, "adaptation: alignment 'dann'; it must be one of coral, mmd"),
+        ({"set": "weight=-1"}, "adaptation: weight -1.0; it must be 0 or more"),
+        ({"set": "epochs=1"}, "--set epochs=1: no setting 'epochs'; there are schedule, batch"),
+        ({"set": "schedule.seed=3"}, "all have that of --seed"),
     ],
 )
 def test_wrong_input_ends_with_status_2(
@@ -359,6 +469,7 @@ def test_wrong_input_ends_with_status_2(
         source = tmp_path / "source.csv"
         source.write_text(change["source"])
     words = ["adapt", "--bundle", str(made), "--target", str(place["target"]), "--source", str(source)]
+    words += ["--set", change["set"]] if "set" in change else []
     with pytest.raises(SystemExit) as ended:
         main([*words, "--out", str(tmp_path / change.get("out", "new"))])
     assert ended.value.code == 2 and message in capsys.readouterr().err
@@ -375,6 +486,32 @@ def test_a_failed_check_ends_with_status_1(
     with pytest.raises(SystemExit) as ended:
         main(words)
     assert ended.value.code == 1 and "it is worse" in capsys.readouterr().err
+
+
+def test_settings_reach_the_training_the_bundle_and_the_report(
+    made: Path, place: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(adapt, "DEFAULTS", SMALL)
+    monkeypatch.setattr(adaptation_report, "refusals", lambda report: [])
+    trained: list[adapt.Config] = []
+
+    def learn(part: VoicePart, *given: Any) -> VoiceEncoder:
+        trained.append(given[-1])
+        return part.encoder
+
+    monkeypatch.setattr(adapt, "learn", learn)
+    words = ["adapt", "--bundle", str(made), "--target", str(place["target"]), "--threads", "1"]
+    words += ["--source", str(place["source"]), "--out", str(tmp_path / "new"), "--seed", "2"]
+    words += ["--set", "alignment=coral", "--set", "weight=0.25", "--set", "schedule.epochs=3"]
+    assert main(words) == 0
+    expected = replace(SMALL, alignment="coral", weight=0.25, schedule=Schedule(epochs=3, rate=1e-3, seed=2))
+    assert trained == [expected]
+    (origin,) = edgeemo.Bundle.read(tmp_path / "new").provenance["adaptations"]  # type: ignore[misc, attr-defined]
+    report = json.loads((tmp_path / "new.report.json").read_text())
+    assert origin["config"] == report["config"] == asdict(expected)
+    text = (tmp_path / "new.report.md").read_text()
+    assert "schedule.epochs 3" in text and "alignment coral, weight 0.25" in text
+    assert "| temperature of the voice alone | 1.500 |" in text
 
 
 @pytest.mark.slow
@@ -406,5 +543,6 @@ def test_a_dull_room_is_learnt_without_labels(tmp_path: Path, monkeypatch: pytes
     found = json.loads((tmp_path / "new.report.json").read_text())
     assert found["distance"]["after"] < found["distance"]["before"]
     assert found["labelled"]["ua"]["after"] >= found["labelled"]["ua"]["before"]
+    assert found["source"]["ece"]["after"] <= found["source"]["ece"]["before"] + 0.05
     assert page(found) == (tmp_path / "new.report.md").read_text()
     edgeemo.Bundle.read(tmp_path / "new").verify()

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 import edgeemo
-from edgeemo.errors import InputError
+from edgeemo.errors import InputError, SourceError
 from edgeemo.evaluate import Item, evaluate
 from edgeemo_calibration import lint
 from edgeemo_export.cli import main
@@ -40,7 +40,7 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
     schedule = Schedule(epochs=1, rate=1e-3)
     small = recipe.Config(
         face.Config(schedule, batch=8),
-        voice.Config(schedule, batch=8, windows=2, takes=2),
+        voice.Learning(schedule, batch=8, windows=2, takes=2),
         recipe.FusionConfig(schedule, batch=16, steps=2),
     )
     monkeypatch.setattr(recipe, "DEFAULTS", small)
@@ -138,6 +138,28 @@ def test_a_split_without_a_modality_is_refused(tmp_path: Path) -> None:
     manifest.write_text("\n".join(lines) + "\n")
     with pytest.raises(InputError, match="has a face, while others have one"):
         begin(manifest, tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+    ("column_", "spoil", "why"),
+    [
+        ("voice", lambda path: path.write_text("no sound"), "joy-1-0.wav"),
+        ("face", lambda path: (path / "1.png").write_text("no picture"), "1.png"),
+        ("face", lambda path: [file.unlink() for file in path.iterdir()], "a folder without pictures"),
+    ],
+)
+def test_a_file_that_cannot_be_read_is_named_with_manifest_line_and_column(
+    column_: str, spoil: Callable[[Path], object], why: str, tmp_path: Path
+) -> None:
+    manifest = own_corpus.write_corpus(tmp_path, LABELS, speakers=3)
+    with manifest.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    line = 2 + [row["voice"] for row in rows].index("joy-1-0.wav")
+    spoil(tmp_path / rows[line - 2][column_])
+    with pytest.raises(SourceError) as caught:
+        begin(manifest, tmp_path / "run")
+    assert str(caught.value).startswith(f"{manifest}, line {line}, column '{column_}': ")
+    assert why in str(caught.value) and not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize("name", ["face", "voice"])
@@ -347,12 +369,26 @@ def test_a_part_has_no_seed_of_its_own(tmp_path: Path, capsys: pytest.CaptureFix
     assert not (tmp_path / "run" / "voice").exists()
 
 
+def test_a_setting_of_corpora_that_a_manifest_has_not_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    manifest = own_corpus.write_corpus(tmp_path, LABELS, modalities=("voice",))
+    words = ["train", "--manifest", str(manifest), "--run", str(tmp_path / "run"), "--set", "voice.emodb=3"]
+    with pytest.raises(SystemExit) as ended:
+        main(words)
+    said = capsys.readouterr().err
+    assert ended.value.code == 2
+    assert "--set voice.emodb=3: no setting 'emodb'; there are schedule, batch, windows" in said
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [
         (lambda: face.Config(batch=0), "face: batch 0; it must be 1 or more"),
         (lambda: voice.Config(windows=0), "voice: windows 0; it must be 1 or more"),
         (lambda: voice.Config(mixed=1.5), "voice: mixed 1.5; it must be from 0 to 1"),
+        (lambda: voice.Learning(takes=0), "voice: takes 0; it must be 1 or more"),
+        (lambda: voice.Config(emodb=0), "voice: emodb 0; it must be 1 or more"),
         (lambda: fusion.Config(smoothing=-0.1), "fusion: smoothing -0.1; it must be from 0 to 1"),
         (lambda: recipe.FusionConfig(steps=0), "fusion: steps 0; it must be 1 or more"),
         (lambda: adapt.Config(weight=-1.0), "adaptation: weight -1.0; it must be 0 or more"),
@@ -377,7 +413,7 @@ def test_from_a_manifest_to_a_bundle(
     schedule = Schedule(epochs=12, rate=2e-3, average=0.9)
     quick = recipe.Config(
         face.Config(schedule, batch=16),
-        voice.Config(schedule, batch=8, windows=3, takes=2),
+        voice.Learning(schedule, batch=8, windows=3, takes=2),
         recipe.FusionConfig(Schedule(epochs=3, rate=1e-3, average=0.9)),
     )
     monkeypatch.setattr(recipe, "DEFAULTS", quick)

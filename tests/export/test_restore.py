@@ -17,9 +17,9 @@ from edgeemo.errors import BundleError
 from edgeemo.inference.bundle import Bundle, describe_files
 from edgeemo_export import to_onnx
 from edgeemo_export.encoders.fold import fold_batch_norms
-from edgeemo_export.encoders.restore import load_weights, restore_voice
+from edgeemo_export.encoders.restore import load_weights, restore_voice, set_voice_temperature
 from edgeemo_export.encoders.voice import VoiceEncoder
-from edgeemo_export.systems.answers import BothAnswers
+from edgeemo_export.systems.answers import BothAnswers, VoiceAnswers
 from edgeemo_export.systems.attention import AttentionFusion
 from tests.support.tiny import Tiny, write_bundle
 
@@ -131,3 +131,41 @@ def test_weights_that_are_not_the_graphs_are_refused(name: str, default_bundle: 
             restore_voice(bundle)
     else:
         restore_voice(bundle)  # a nameless constant is found by its place
+
+
+def test_a_temperature_of_the_voice_touches_nothing_else(tmp_path: Path) -> None:
+    """Of a face, and of a face with a voice, the answers are the same to the last bit."""
+    torch.manual_seed(0)
+    whole = AttentionFusion(8, 3, [(0.1, 0.2), (0.3, -0.4), (-1.0, 0.0)], inner=4).eval()
+    whole.temperatures.fill_(1.5)  # equal ones share a constant
+    inputs = {
+        "face_tokens": torch.rand(3, 5, 8),
+        "face_mask": torch.tensor([1.0, 0.0, 1.0])[:, None].expand(3, 5).contiguous(),
+        "voice_tokens": torch.rand(1, 5, 8),
+        "voice_mask": torch.tensor([1.0, 1.0, 0.0])[:, None].expand(3, 5).contiguous(),
+    }
+    names, path = ["logits", "face_logits", "voice_logits"], tmp_path / "fusion.onnx"
+    to_onnx.write(BothAnswers(whole), inputs, names, path, ("face_tokens", "face_mask", "voice_mask"))
+    model = onnx.load(path)
+    for value in (3.0, 0.75):
+        set_voice_temperature(model, value)
+    before, after = (
+        dict(zip(names, onnxruntime.InferenceSession(given).run(names, feeds), strict=True))
+        for feeds in [{name: value.numpy() for name, value in inputs.items()}]
+        for given in (path.read_bytes(), model.SerializeToString())
+    )
+    np.testing.assert_allclose(after["voice_logits"], 2.0 * before["voice_logits"], rtol=1e-6)
+    np.testing.assert_array_equal(after["face_logits"], before["face_logits"])
+    np.testing.assert_array_equal(after["logits"][[0, 2]], before["logits"][[0, 2]])  # with a face
+    np.testing.assert_allclose(after["logits"][1], 2.0 * before["logits"][1], rtol=1e-6)
+
+
+def test_a_graph_without_a_temperature_is_left_as_it_is(tmp_path: Path) -> None:
+    whole = AttentionFusion(8, 3, [(0.0, 0.0)] * 3, inner=4).eval()  # dividing by 1 is left out of a graph
+    inputs = {"voice_tokens": torch.rand(1, 5, 8), "voice_mask": torch.ones(3, 5)}
+    path = tmp_path / "fusion.onnx"
+    to_onnx.write(VoiceAnswers(whole, False), inputs, ["logits"], path, ("voice_mask",))
+    model = onnx.load(path)
+    with pytest.raises(KeyError):
+        set_voice_temperature(model, 2.0)
+    assert model.SerializeToString() == onnx.load(path).SerializeToString()

@@ -41,7 +41,12 @@ def whole(*given: Item) -> list[Item]:
         (whole(item(5, "ann")), False, "line 5: the split is ''"),
         (whole()[:2], False, "no item is in the split test"),
         ([item(2, "ann"), item(3, "")], False, "line 3: it names no speaker"),
-        ([item(2, "ann"), item(3, "bob")], True, "leave out --speakers-unknown"),
+        (
+            [item(2, "ann"), item(3, "bob")],
+            True,
+            "it names the speaker of every line; leave --speakers-unknown out",
+        ),
+        ([item(2, "ann")], False, "it has 1 speaker; 3 splits"),
         ([item(2, "ann"), item(3, "bob"), item(4, "bob")], False, "it has 2 speakers; 3 splits"),
         ([item(2, ""), item(3, "")], True, "it has 2 speakers; 3 splits"),
     ],
@@ -62,6 +67,13 @@ def test_unknown_speakers_may_be_in_any_split() -> None:
     assert split_items(PATH, items, unknown=True) == items
     made = split_items(PATH, [item(line, "") for line in range(2, 42)], unknown=True)
     assert Counter(item.split for item in made) == {"train": 28, "develop": 6, "test": 6}
+
+
+def test_speakers_that_are_named_stay_together_where_others_are_not() -> None:
+    items = [item(line, "ann" if line % 2 else "") for line in range(2, 42)]
+    made = split_items(PATH, items, unknown=True)
+    assert len({one.split for one in made if one.speaker == "ann"}) == 1
+    assert len({one.split for one in made}) == 3
 
 
 @pytest.mark.parametrize("count", [3, 4, 10, 30])
@@ -108,6 +120,7 @@ def test_copies_are_dropped_from_the_earlier_split(tmp_path: Path, caplog: pytes
     with caplog.at_level(logging.WARNING):
         kept = split_items(PATH, items, unknown=False)
     assert [item.line for item in kept] == [2, 4, 5, 6]
+    assert "m.csv: 1 item dropped, of which a file is in another split too" in caplog.text
     assert "line 3 (train, copy of c), whose copy is in line 5 (test, c)" in caplog.text
     with pytest.raises(InputError, match="every item of the split train is a copy"):
         split_items(PATH, items[1:], unknown=False)

@@ -7,6 +7,7 @@ import hashlib
 import json
 import logging
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from numpy.typing import NDArray
 from edgeemo.capture.clip import Clip as Recording
 from edgeemo.capture.clip import read_pictures
 from edgeemo.capture.source import Frame
-from edgeemo.errors import InputError
+from edgeemo.errors import EdgeEmoError, InputError
 from edgeemo.evaluate import Item, is_video, read_manifest
 from edgeemo.inference.bundle import Bundle
 from edgeemo.preprocess.detector import FaceFinder, WholePicture, open_finder
@@ -25,7 +26,7 @@ from edgeemo.preprocess.face import FaceGeometry
 from edgeemo.recognition.recognizer import DEFAULT_BUNDLE
 
 from ..encoders.voice import SAMPLE_RATE
-from . import voices
+from . import sounds, voices
 from .sounds import HOP
 from .splits import SPLITS, split_items
 from .tokens import SLOTS
@@ -116,6 +117,7 @@ def begin(manifest: Path, folder: Path, *, seed: int, face_is_cropped: bool, spe
 
     Raises:
         InputError: the manifest cannot be used, or the folder holds another run.
+        SourceError: a file is missing or cannot be read; the message names line and column.
     """
     try:
         digest = hashlib.sha256(manifest.read_bytes()).hexdigest()
@@ -129,6 +131,7 @@ def begin(manifest: Path, folder: Path, *, seed: int, face_is_cropped: bool, spe
     items = read_manifest(manifest, MODALITIES, None, reader="edgeemo-export train")
     items = split_items(manifest, items, unknown=speakers_unknown, seed=seed)
     check_labels(manifest, items)
+    check_files(manifest, items)
     folder.mkdir(parents=True, exist_ok=True)
     write_items(folder / SPLIT_FILE, items)
     write_items(folder / "test.csv", [item for item in items if item.split == "test"])
@@ -193,6 +196,32 @@ def check_labels(path: Path, items: Sequence[Item]) -> None:
             if split == "train" and given != labels:
                 lacking = ", ".join(sorted(labels - given))
                 raise InputError(f"{path}: no item of the split train with the label {lacking} has a {name}")
+
+
+def check_files(path: Path, items: Iterable[Item]) -> None:
+    """Refuse a file that cannot be read while it is known which line names it, and before hours of training.
+
+    Sounds are read whole; of a video the first picture.
+
+    Raises:
+        SourceError: a file cannot be read; the message names manifest, line and column.
+    """
+    for item in items:
+        if "face" in item.paths:
+            with named(path, item, "face"):
+                next(iter(_pictures(item.paths["face"])), None)
+        if "voice" in item.paths:
+            with named(path, item, "voice"):
+                sounds.load(item.paths["voice"])
+
+
+@contextmanager
+def named(path: Path, item: Item, column: str) -> Iterator[None]:
+    """Let an error of the body say which manifest, line and column named the file."""
+    try:
+        yield
+    except EdgeEmoError as error:
+        raise type(error)(f"{path}, line {item.line}, column {column!r}: {error}") from error
 
 
 def write_items(path: Path, items: Iterable[Item]) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import torch
@@ -12,6 +14,7 @@ from torch import Tensor
 from edgeemo.errors import InputError, SourceError
 from edgeemo.evaluate import Item
 
+from ..words import counted
 from . import sounds
 from .splits import assign, without_copies
 from .tokens import SLOTS
@@ -47,7 +50,9 @@ def find(folder: Path, seed: int = 0) -> list[Item]:
         if path.is_file() and not any(part[0] == "." for part in path.relative_to(folder).parts)
     ]
     if len(files) < 2:
-        raise InputError(f"{folder}: it holds {len(files)} recordings; it must hold two sessions or more")
+        raise InputError(
+            f"{folder}: it holds {counted(len(files), 'recording')}; it must hold two sessions or more"
+        )
     sessions = [str(path.parent.relative_to(folder)) for path in files]
     if len(set(sessions)) == 1:
         log.warning(
@@ -99,3 +104,17 @@ def read(items: Sequence[Item], most: int, seed: int) -> list[Tensor]:
         )
     rows = torch.randperm(len(heard), generator=torch.Generator().manual_seed(seed))[:most].tolist()
     return [heard[row] for row in sorted(rows)]
+
+
+def digest(samples: Tensor) -> str:
+    """Digest of what is heard: that of a file and of its copy in another lossless format are the same."""
+    return hashlib.sha256(samples.contiguous().numpy().tobytes()).hexdigest()
+
+
+def digests(items: Iterable[Item]) -> set[str]:
+    """The digest of each recording, without files that hold no sound."""
+    found = set()
+    for item in items:
+        with suppress(SourceError):
+            found.add(digest(sounds.load(item.paths["voice"])))
+    return found

@@ -15,6 +15,8 @@ from edgeemo.capture.clip import PICTURE_SUFFIXES
 from edgeemo.errors import InputError
 from edgeemo.evaluate import Item
 
+from ..words import counted
+
 log = logging.getLogger("edgeemo.export")
 
 SPLITS: Mapping[str, float] = {"train": 0.7, "develop": 0.15, "test": 0.15}
@@ -36,7 +38,7 @@ def split_items(
         path: the manifest, as messages name it.
         items: its items.
         shares: the splits, in the order in which they are used, and their shares of the items.
-        unknown: nobody knows who speaks, so that every item is taken for a speaker of its own.
+        unknown: not every item says who speaks; one that does not is taken for a speaker of its own.
         seed: of the splits that are made.
 
     Raises:
@@ -47,7 +49,7 @@ def split_items(
         check_splits(path, items, tuple(shares))
         placed = list(items)
     else:
-        speakers = [str(item.line) if unknown else item.speaker for item in items]
+        speakers = [f"speaker {item.speaker}" if item.speaker else f"line {item.line}" for item in items]
         chosen = assign(path, speakers, [item.label for item in items], shares, seed)
         placed = [replace(item, split=split) for item, split in zip(items, chosen, strict=True)]
     return without_copies(path, placed, tuple(shares))
@@ -56,7 +58,7 @@ def split_items(
 def _check_speakers(path: Path, items: Sequence[Item], unknown: bool) -> None:
     nameless = next((item.line for item in items if not item.speaker), None)
     if unknown and nameless is None:
-        raise InputError(f"{path}: every line names its speaker; leave out --speakers-unknown")
+        raise InputError(f"{path}: it names the speaker of every line; leave --speakers-unknown out")
     if not unknown and nameless is not None:
         raise InputError(
             f"{path}, line {nameless}: it names no speaker, so nobody can be kept for the test; "
@@ -121,8 +123,8 @@ def assign(
     names, classes = sorted(set(speakers)), sorted(set(labels))
     if len(names) < len(shares):
         raise InputError(
-            f"{path}: it has {len(names)} speakers; {len(shares)} splits ({', '.join(shares)}) need at least "
-            "one each"
+            f"{path}: it has {counted(len(names), 'speaker')}; {counted(len(shares), 'split')} "
+            f"({', '.join(shares)}) need at least one each"
         )
     table = np.zeros((len(names), len(classes)))
     places = {name: place for place, name in enumerate(names)}
@@ -177,9 +179,9 @@ def without_copies(path: Path, items: Sequence[Item], splits: Sequence[str]) -> 
     if dropped:
         item, twin = dropped[0]
         log.warning(
-            "%s: %d items were dropped, because a file of theirs is in another split too; the first is line "
-            "%d (%s, %s), whose copy is in line %d (%s, %s)",
-            *(path, len(dropped)),
+            "%s: %s dropped, of which a file is in another split too; the first is line %d (%s, %s), whose "
+            "copy is in line %d (%s, %s)",
+            *(path, counted(len(dropped), "item")),
             *(item.line, item.split, next(iter(item.paths.values())).name),
             *(twin.line, twin.split, next(iter(twin.paths.values())).name),
         )

@@ -98,6 +98,32 @@ def load_weights(module: nn.Module, model: onnx.ModelProto, prefix: str = "") ->
     module.load_state_dict(weights)
 
 
+def set_voice_temperature(model: onnx.ModelProto, value: float) -> None:
+    """Give a fusion graph another temperature of the voice alone, in place; nothing else of it changes.
+
+    Args:
+        model: the fusion's graph.
+        value: the new temperature.
+
+    Raises:
+        KeyError: the graph divides the voice's logits by nothing, as one with a temperature of 1 does.
+    """
+    graph = _Graph(model.graph)
+    bias = graph.name_of("voice_head.bias")
+    if bias is None:
+        raise KeyError("voice_head.bias")
+    division = graph.reader(graph.reader(bias, "Gemm").output[0], "Div")
+    if division.input[1] not in graph.constants:
+        raise KeyError(division.input[1])
+    # Temperatures that are equal are one constant in the graph, so this one gets its own.
+    name = "voice_temperature"
+    if name not in graph.constants:
+        model.graph.initializer.append(numpy_helper.from_array(np.array(value, np.float32), name))
+    else:
+        graph.constants[name].CopyFrom(numpy_helper.from_array(np.array(value, np.float32), name))
+    division.input[1] = name
+
+
 class _Graph:
     """Who makes a tensor, who reads it, and which ones are constant."""
 

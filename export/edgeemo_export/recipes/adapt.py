@@ -14,8 +14,10 @@ from torch.nn import functional as F
 from ..alignment import BY_NAME, Side
 from ..config import keep, refuse
 from ..data import sounds
+from ..data.tokens import SLOTS
 from ..encoders.restore import VoicePart
 from ..encoders.voice import AttentivePool, VoiceEncoder
+from ..metrics import temperature
 from ..train import Schedule, fit
 from . import voice
 
@@ -136,6 +138,27 @@ def learn(
     fitted = fit(Adapting(part), batches, steps, loss, lambda model: {}, config.schedule, folder)
     assert isinstance(fitted, Adapting)
     return fitted.encoder.eval()
+
+
+@torch.no_grad()
+def calibrate(part: VoicePart, encoder: VoiceEncoder, heard: Sequence[Tensor], labels: Tensor) -> float:
+    """The temperature of the voice alone under another encoder: the bundle's, times what the new one changed.
+
+    One speaker is easier to tell than the next, so a temperature of a few speakers is that of these. The
+    ratio of the temperatures that suit the new and the old encoder depends less on who speaks.
+
+    Args:
+        part: of the bundle, whose encoder, pooling, classifier and temperature are used.
+        encoder: the adapted one.
+        heard: samples of labelled clips that nothing was learnt from.
+        labels: of these, ``[n]``.
+    """
+    contexts = [sounds.contexts(samples)[-SLOTS:] for samples in heard]
+    before, after = (
+        temperature(torch.cat([part.head(part.pool(one(x)[None])) for x in contexts]), labels)
+        for one in (part.encoder, encoder)
+    )
+    return part.temperature * after / before
 
 
 def _mels(takes: list[list[Tensor]], rows: Tensor, config: Config, random: torch.Generator) -> Tensor:

@@ -66,7 +66,7 @@ class Config:
     """Settings of the three parts; their seeds are that of the run."""
 
     face: face.Config = face.DEFAULTS
-    voice: voice.Config = voice.DEFAULTS
+    voice: voice.Learning = voice.LEARNING
     fusion: FusionConfig = FusionConfig()
 
 
@@ -166,7 +166,7 @@ def _stills(own: Own, split: str) -> tuple[Tensor, Tensor]:
     return torch.from_numpy(np.concatenate([empty, *images])), torch.tensor(labels, dtype=torch.long)
 
 
-def train_voice(own: Own, config: voice.Config) -> VoiceModel:
+def train_voice(own: Own, config: voice.Learning) -> VoiceModel:
     """Train the voice encoder, its pooling and its classifier."""
     held = own.clips("develop")
 

@@ -24,15 +24,14 @@ SCHEDULE = Schedule(epochs=70, rate=2e-3, decay=0.1, average=0.995)
 
 
 @dataclass(frozen=True)
-class Config:
-    """Settings of the recipe.
+class Learning:
+    """Settings of learning from clips, whosever they are.
 
     Attributes:
         schedule: see `edgeemo_export.train.Schedule`.
         batch: clips of a step.
         windows: one-second contexts of a clip in a step.
         takes: how often each clip is recorded, once as it is and else distorted.
-        emodb: how often a clip of EmoDB, which has 111 beside 780 and 480, is heard in an epoch.
         mixed: share of the clips that are mixed with another.
         smoothing: share of each target that is spread over all labels.
         alone: weight of the answers by single contexts.
@@ -45,7 +44,6 @@ class Config:
     batch: int = 32
     windows: int = 6
     takes: int = 8
-    emodb: int = 2
     mixed: float = 0.33
     smoothing: float = 0.05
     alone: float = 0.3
@@ -57,13 +55,31 @@ class Config:
             ("batch", self.batch >= 1, "1 or more"),
             ("windows", self.windows >= 1, "1 or more"),
             ("takes", self.takes >= 1, "1 or more"),
-            ("emodb", self.emodb >= 1, "1 or more"),
             ("mixed", 0 <= self.mixed <= 1, "from 0 to 1"),
             ("smoothing", 0 <= self.smoothing <= 1, "from 0 to 1"),
             ("alone", self.alone >= 0, "0 or more"),
         )
 
 
+@dataclass(frozen=True)
+class Config(Learning):
+    """Settings of the recipe, which are about its corpora too.
+
+    Attributes:
+        emodb: how often a clip of EmoDB, which has 111 beside 780 and 480, is heard in an epoch.
+
+    Raises:
+        InputError: one of them is out of its range.
+    """
+
+    emodb: int = 2
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        refuse("voice", self, ("emodb", self.emodb >= 1, "1 or more"))
+
+
+LEARNING = Learning()
 DEFAULTS = Config()
 
 
@@ -104,7 +120,7 @@ def learn(
     labels: Sequence[str],
     develop: Callable[[VoiceModel], Mapping[str, float]],
     folder: Path,
-    config: Config = DEFAULTS,
+    config: Learning = LEARNING,
 ) -> VoiceModel:
     """Train on clips; an utterance is heard through a few of its one-second contexts.
 
@@ -164,7 +180,7 @@ def learn(
     return averaged.cpu()
 
 
-def _loss(model: VoiceModel, tokens: Tensor, target: Tensor, prior: Tensor, config: Config) -> Tensor:
+def _loss(model: VoiceModel, tokens: Tensor, target: Tensor, prior: Tensor, config: Learning) -> Tensor:
     """Cross-entropy of the answer by all tokens ``[n * windows, D]`` of a clip and of those by each alone."""
     whole = model.classify(tokens.unflatten(0, (len(target), config.windows)))
     each = model.classify(tokens[:, None])
