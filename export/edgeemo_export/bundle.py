@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
 import platform
+import re
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from importlib import metadata
@@ -18,6 +20,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 import edgeemo
+from edgeemo.errors import InputError
 from edgeemo.inference.bundle import describe_files
 from edgeemo_calibration import lint, measure, write_encodings, write_half
 
@@ -30,18 +33,29 @@ from .encoders.fold import fold_batch_norms
 from .encoders.voice import SAMPLE_RATE, VoiceEncoder
 from .recipes.default import Trained
 
+log = logging.getLogger("edgeemo.export")
+
 NAME, LICENCE = "edgeemo-default", "CC-BY-NC-SA-4.0"
+DATA = (
+    "FER+ train without every tenth picture",
+    "RAVDESS actors 02-14",
+    "nEMO EB0, IC0, KD0, KS0",
+    "EmoDB 03, 08, 09",
+)
+DEVELOPMENT = ("every tenth picture of FER+ train", "RAVDESS actors 15 and 16", "EmoDB 10")
 DUTIES = (
     "Do not infer emotions of people at work or in education: the EU AI Act prohibits it (Art. 5(1)(f)). "
     "Tell the people whose emotions are inferred (Art. 50(3))."
 )
 NOTICE = (
-    "The weights are for non-commercial use: RAVDESS and nEMO, which they were trained on, are "
-    f"CC BY-NC-SA 4.0. {DUTIES}"
+    "The weights are for non-commercial use: {corpora}, which they were trained on, {are} CC BY-NC-SA 4.0. "
+    + DUTIES
 )
+NOTICE_OF_BOTH = NOTICE.format(corpora="RAVDESS and nEMO", are="are")
 CALIBRATION_ITEMS = 512
 FOR_TENSORRT = ("fp32", "fp16", "int8")
 ENCODINGS = (*FOR_TENSORRT, "int8-cpu")
+_GRAPH_FILE = re.compile(rf"(face|voice|text|fusion)\.({'|'.join(ENCODINGS)})\.onnx")
 VOICE = {"sample_rate": SAMPLE_RATE, "context": VoiceEncoder.context}
 THRESHOLDS = {
     "confidence": 0.35,
@@ -57,12 +71,14 @@ def write(trained: Trained, data: Path, folder: Path, seed: int = 0) -> None:
     Args:
         trained: the three parts.
         data: the corpora, for INT8 calibration (training splits only) and the crop geometry.
-        folder: made when missing.
+        folder: made when missing; see `check_folder`.
         seed: recorded with the provenance, and seeds the choice of calibration items.
 
     Raises:
+        InputError: the folder holds something else than a bundle.
         ExportError: a graph is not what it must be; nothing is described then.
     """
+    check_folder(folder)
     folder.mkdir(parents=True, exist_ok=True)
     width = trained.face.head.in_features
     outputs = ["logits", "valence_arousal", "face_logits", "voice_logits"]
@@ -73,55 +89,97 @@ def write(trained: Trained, data: Path, folder: Path, seed: int = 0) -> None:
     finish(folder, manifest, feeds)
 
 
+def check_folder(folder: Path) -> None:
+    """Refuse to write a bundle among other things; an old bundle, or an unfinished one, may be written over.
+
+    Args:
+        folder: of the bundle, which need not be there.
+
+    Raises:
+        InputError: it is a file, or it holds something and no bundle.
+    """
+    if not folder.exists():
+        return
+    if not folder.is_dir():
+        raise InputError(f"{folder}: it is a file; a bundle is a folder")
+    there = sorted(path.name for path in folder.iterdir())
+    if not _is_bundle(folder) and not all(_GRAPH_FILE.fullmatch(name) for name in there):
+        raise InputError(
+            f"{folder}: it holds {', '.join(there[:4])}{', ...' if len(there) > 4 else ''} and no bundle; "
+            "give a folder that is empty or not there yet, or an old bundle to write over"
+        )
+
+
+def _is_bundle(folder: Path) -> bool:
+    """Whether it describes itself as one; its files may be damaged."""
+    try:
+        manifest = json.loads((folder / "manifest.json").read_text())
+    except (OSError, ValueError):
+        return False
+    return isinstance(manifest, dict) and {"schema", "graphs", "files"} <= manifest.keys()
+
+
 def write_graphs(
-    folder: Path, encoders: Mapping[str, nn.Module], fusion: nn.Module, outputs: list[str], width: int
+    folder: Path,
+    encoders: Mapping[str, nn.Module],
+    fusion: nn.Module,
+    outputs: list[str],
+    width: int | Mapping[str, int],
 ) -> None:
     """Write the FP32 graph of each encoder, batch normalisations folded, and of the fusion.
 
     Args:
         folder: of the bundle.
         encoders: by modality; they are folded in place.
-        fusion: reads tokens and mask of each of these modalities, the face's first.
+        fusion: reads tokens and mask of each of these modalities, in the order of the encoders.
         outputs: the names of what it answers.
-        width: of a token.
+        width: of a token, or that of each modality.
     """
-    if "face" in encoders:
-        to_onnx.write(
-            fold_batch_norms(encoders["face"].eval()),
-            {"face": torch.randint(0, 255, (3, 48, 48, 1), dtype=torch.uint8)},
-            ["tokens"],
-            folder / "face.fp32.onnx",
-            batched=("face",),
-        )
-    if "voice" in encoders:
-        to_onnx.write(
-            fold_batch_norms(encoders["voice"].eval()),
-            {"voice": torch.randn(1, VoiceEncoder.context) * 0.05},
-            ["tokens"],
-            folder / "voice.fp32.onnx",
-        )
-    tracks, few = torch.rand(3, SLOTS).round(), torch.rand(3, SLOTS).round()
-    few[1], tracks[2] = 0.0, 0.0
-    inputs = {
-        "face_tokens": torch.rand(3, SLOTS, width),
-        "face_mask": tracks,
-        "voice_tokens": torch.rand(1, SLOTS, width),
-        "voice_mask": few,
+    widths = _widths(encoders, width)
+    examples = {
+        "face": torch.randint(0, 255, (3, 48, 48, 1), dtype=torch.uint8),
+        "voice": torch.randn(1, VoiceEncoder.context) * 0.05,
+        "text": torch.randint(
+            0, 4, (1, SLOTS), dtype=torch.int32
+        ),  # every vocabulary has four special pieces
     }
-    inputs = {name: value for name, value in inputs.items() if name.split("_")[0] in encoders}
-    batched = tuple(name for name in inputs if name != "voice_tokens")
+    for name, encoder in encoders.items():
+        to_onnx.write(
+            fold_batch_norms(encoder.eval()),
+            {name: examples[name]},
+            ["tokens"],
+            folder / f"{name}.fp32.onnx",
+            batched=(name,) if name == "face" else (),
+        )
+    inputs: dict[str, torch.Tensor] = {}
+    for place, name in enumerate(encoders):
+        mask = torch.rand(3, SLOTS).round()
+        mask[2 - place] = 0.0  # one row lacks the first modality, another one the second
+        inputs[f"{name}_tokens"] = torch.rand(3 if name == "face" else 1, SLOTS, widths[name])
+        inputs[f"{name}_mask"] = mask
+    batched = tuple(name for name in inputs if name not in ("voice_tokens", "text_tokens"))
     to_onnx.write(fusion, inputs, outputs, folder / "fusion.fp32.onnx", batched=batched)
 
 
+def _widths(modalities: Iterable[str], width: int | Mapping[str, int]) -> Mapping[str, int]:
+    return dict.fromkeys(modalities, width) if isinstance(width, int) else width
+
+
 def finish(
-    folder: Path, manifest: dict[str, Any], feeds: Mapping[str, Iterable[Mapping[str, NDArray[Any]]]]
+    folder: Path,
+    manifest: dict[str, Any],
+    feeds: Mapping[str, Iterable[Mapping[str, NDArray[Any]]]],
+    beside: Iterable[str] = (),
 ) -> None:
     """Write the encodings of each encoder, lint all graphs, describe the files and check the whole.
 
+    Whatever else lies in the folder is named in a warning and left alone.
+
     Args:
         folder: holds the FP32 graphs.
-        manifest: without ``files``; the digests of the calibration tables are put into it.
+        manifest: its ``files`` are made anew; the digests of the calibration tables are put into it.
         feeds: calibration items of each encoder.
+        beside: names of files of the bundle that are no graphs.
 
     Raises:
         ExportError: the linter found something; nothing is described then.
@@ -129,9 +187,17 @@ def finish(
     for name, items in feeds.items():
         manifest["graphs"][name]["calibration"] = encode(folder, name, items)
     check(folder, manifest)
-    manifest["files"] = describe_files(folder, sorted(path.name for path in folder.glob("*.onnx")))
+    graphs = (name for graph in manifest["graphs"].values() for name in graph["files"].values())
+    manifest["files"] = describe_files(folder, {*graphs, *beside})
     write_manifest(folder, manifest)
+    foreign = sorted({path.name for path in folder.iterdir()} - {"manifest.json", *manifest["files"]})
+    if foreign:
+        log.warning("%s: %s there too, and no part of the bundle", folder, _are(foreign))
     edgeemo.Bundle.read(folder).verify()
+
+
+def _are(names: Sequence[str]) -> str:
+    return f"{', '.join(names)} {'lies' if len(names) == 1 else 'lie'}"
 
 
 def encode(folder: Path, name: str, feeds: Iterable[Mapping[str, NDArray[Any]]]) -> str:
@@ -215,7 +281,7 @@ def describe(trained: Trained, crops: dict[str, Any], seed: int, width: int) -> 
         "name": NAME,
         "version": edgeemo.__version__,
         "licence": LICENCE,
-        "notice": NOTICE,
+        "notice": NOTICE_OF_BOTH,
         "task": "categorical",
         "labels": list(LABELS),
         "modalities": ["face", "voice"],
@@ -240,13 +306,8 @@ def describe(trained: Trained, crops: dict[str, Any], seed: int, width: int) -> 
         "provenance": {
             "recipe": "edgeemo-export train, then edgeemo-export bundle",
             "seed": seed,
-            "data": [
-                "FER+ train without every tenth picture",
-                "RAVDESS actors 02-14",
-                "nEMO EB0, IC0, KD0, KS0",
-                "EmoDB 03, 08, 09",
-            ],
-            "development": ["every tenth picture of FER+ train", "RAVDESS actors 15 and 16", "EmoDB 10"],
+            "data": list(DATA),
+            "development": list(DEVELOPMENT),
             "int8": f"symmetric, percentile 99.99, {CALIBRATION_ITEMS} items of the training splits",
             "versions": versions(),
         },
@@ -254,32 +315,38 @@ def describe(trained: Trained, crops: dict[str, Any], seed: int, width: int) -> 
 
 
 def graph_entries(
-    modalities: Sequence[str], outputs: Sequence[str], width: int, labels: int
+    modalities: Sequence[str], outputs: Sequence[str], width: int | Mapping[str, int], labels: int
 ) -> dict[str, dict[str, Any]]:
     """The manifest's ``graphs``: an encoder for each modality, and the fusion.
 
     Args:
-        modalities: ``'face'``, ``'voice'`` or both.
+        modalities: some of ``'face'``, ``'voice'`` and ``'text'``.
         outputs: what the fusion answers.
-        width: of a token.
+        width: of a token, or that of each modality.
         labels: number of classes.
     """
     reads = {
         "face": ({"face": ["uint8", ["N", 48, 48, 1]]}, "N"),
         "voice": ({"voice": ["float32", [1, VoiceEncoder.context]]}, 1),
+        "text": ({"text": ["int32", [1, SLOTS]]}, 1),
     }
+    widths = _widths(modalities, width)
     entries: dict[str, dict[str, Any]] = {}
     fused: dict[str, Any] = {}
     for name in modalities:
         inputs, rows = reads[name]
+        # A text is read anew whenever it has grown, so all of its tokens are. That is once a word, by a net
+        # without a trunk of convolutions: it stays in FP32.
+        mode, count = ("replace", SLOTS) if name == "text" else ("append", rows)
+        encodings = ("fp32",) if name == "text" else ENCODINGS
         entries[name] = {
-            "mode": "append",
+            "mode": mode,
             "every": 1,
             "inputs": inputs,
-            "outputs": {"tokens": ["float32", [rows, width]]},
-            "files": {encoding: f"{name}.{encoding}.onnx" for encoding in ENCODINGS},
+            "outputs": {"tokens": ["float32", [count, widths[name]]]},
+            "files": {encoding: f"{name}.{encoding}.onnx" for encoding in encodings},
         }
-        fused[f"{name}_tokens"] = ["float32", [rows, SLOTS, width]]
+        fused[f"{name}_tokens"] = ["float32", [rows, SLOTS, widths[name]]]
         fused[f"{name}_mask"] = ["float32", ["N", SLOTS]]
     entries["fusion"] = {
         "mode": "fuse",

@@ -6,7 +6,6 @@ import argparse
 import logging
 import os
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -39,6 +38,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--speakers-unknown",
         action="store_true",
         help="the manifest does not say who speaks: splits are not by speaker, figures are optimistic",
+    )
+    train.add_argument(
+        "--system",
+        choices=("foal-net", "jca", "fdan", "co-attention", "didan"),
+        help="a published system, with --data",
+    )
+    train.add_argument(
+        "--encoders",
+        type=Path,
+        help="with --system: finished run whose face and voice it reads; fdan and didan train their own",
     )
     train.add_argument("--run", type=Path, default=Path("runs/default"), help="folder of states and curves")
     train.add_argument("--seed", type=int, default=0)
@@ -90,7 +99,27 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--labelled", type=Path, help="labelled voices of the place, measured and not learnt from: a CSV file"
     )
     adapt.add_argument("--seed", type=int, default=0)
+    adapt.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        dest="settings",
+        help="change a setting, such as alignment=coral, weight=0.3 or schedule.epochs=5",
+    )
     adapt.add_argument("--threads", type=int, default=os.cpu_count() or 1)
+    corpus = verbs.add_parser(
+        "corpus", help="write the manifest of a corpus, in the layout in which it is received"
+    )
+    corpus.add_argument("name", help="such as ravdess, iemocap or meld; another name lists them all")
+    corpus.add_argument("--data", type=Path, required=True, help="folder of the corpus")
+    corpus.add_argument("--out", type=Path, required=True, help="CSV file to write")
+    corpus.add_argument("--fold", help="of a corpus with several; the first without it")
+    corpus.add_argument(
+        "--speakers-unknown",
+        action="store_true",
+        help="accept splits that share speakers, or of which nobody knows them: figures are optimistic",
+    )
     manifests = verbs.add_parser("manifests", help="write the test sets as manifests for edgeemo evaluate")
     manifests.add_argument("--data", type=Path, required=True)
     manifests.add_argument("--out", type=Path, required=True)
@@ -110,6 +139,35 @@ def main(arguments: Sequence[str] | None = None) -> int:
     seeds.add_argument("--data", type=Path, required=True)
     seeds.add_argument("--runs", type=Path, nargs="+", required=True, help="two or more run folders")
     seeds.add_argument("--page", type=Path, required=True, help="page to write")
+    systems = verbs.add_parser(
+        "systems", help="train what is missing of the published systems and their ablations, and measure all"
+    )
+    systems.add_argument("--data", type=Path, required=True)
+    systems.add_argument("--encoders", type=Path, required=True, help="finished run of the default system")
+    systems.add_argument("--runs", type=Path, required=True, help="folder of the systems' runs")
+    systems.add_argument("--page", type=Path, required=True, help="page to write")
+    systems.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    systems.add_argument(
+        "--clips", action="store_true", help="look at the audio-visual clips too, once everything is settled"
+    )
+    systems.add_argument("--threads", type=int, default=os.cpu_count() or 1)
+    transfer = verbs.add_parser(
+        "transfer", help="train what is missing of the study across corpora of voices, and write its page"
+    )
+    transfer.add_argument("--data", type=Path, required=True)
+    transfer.add_argument("--runs", type=Path, required=True, help="folder of its runs")
+    transfer.add_argument("--page", type=Path, required=True, help="page to write")
+    transfer.add_argument("--targets", nargs="+", default=["emodb", "nemo"], choices=("emodb", "nemo"))
+    transfer.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    transfer.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        dest="settings",
+        help="change a setting of all runs",
+    )
+    transfer.add_argument("--threads", type=int, default=os.cpu_count() or 1)
     chosen = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s: %(message)s")
     logging.getLogger("onnx_ir").setLevel(logging.WARNING)  # its notes on one export are in the hundreds
@@ -123,6 +181,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(chosen: argparse.Namespace) -> None:
+    if chosen.verb == "corpus":
+        from .data.corpora import manifest, registry
+
+        found = registry.find(chosen.name)
+        manifest.write(found, chosen.data, chosen.out, chosen.fold, speakers_unknown=chosen.speakers_unknown)
+        return
     if chosen.verb == "manifests":
         from . import manifests
 
@@ -141,7 +205,13 @@ def _run(chosen: argparse.Namespace) -> None:
     import torch
 
     torch.set_num_threads(chosen.threads)
-    verbs = {"train": _train_together, "bundle": _bundle, "adapt": _adapt}
+    verbs = {
+        "train": _train_together,
+        "bundle": _bundle,
+        "adapt": _adapt,
+        "systems": _systems,
+        "transfer": _transfer,
+    }
     verbs[chosen.verb](chosen)
 
 
@@ -165,6 +235,11 @@ def _train(chosen: argparse.Namespace) -> None:
     from .recipes import default
     from .recipes import own as recipe
 
+    if chosen.system is not None:
+        _train_system(chosen)
+        return
+    if chosen.encoders is not None:
+        raise InputError("--encoders is for --system; leave it out")
     if chosen.manifest is not None:
         with processes.one_by_one():
             begun = own.begin(
@@ -182,6 +257,34 @@ def _train(chosen: argparse.Namespace) -> None:
     default.train(chosen.data, chosen.run, _settings(default.DEFAULTS, chosen))
 
 
+def _train_system(chosen: argparse.Namespace) -> None:
+    from .recipes import by_name
+
+    if chosen.data is None:
+        raise InputError("--system is trained on the corpora: give --data in place of --manifest")
+    if (chosen.run / "voice").exists():
+        raise InputError(f"{chosen.run}: it holds a run of the default system; give another --run")
+    _check_default(chosen.run)
+    config = _settings(by_name.DEFAULTS[chosen.system], chosen)
+    by_name.train(chosen.system, chosen.data, chosen.encoders, chosen.run, config)
+
+
+def _systems(chosen: argparse.Namespace) -> None:
+    from . import systems_page
+
+    systems_page.write(
+        chosen.data, chosen.encoders, chosen.runs, chosen.page, chosen.seeds, clips=chosen.clips
+    )
+
+
+def _transfer(chosen: argparse.Namespace) -> None:
+    from . import transfer_page
+
+    transfer_page.write(
+        chosen.data, chosen.runs, chosen.page, chosen.targets, chosen.seeds, tuple(chosen.settings)
+    )
+
+
 def _settings(defaults: C, chosen: argparse.Namespace) -> C:
     """The settings of a run: all its parts have one seed, by which `bundle` finds them again."""
     from .config import override, seeded
@@ -193,12 +296,13 @@ def _settings(defaults: C, chosen: argparse.Namespace) -> C:
 
 
 def _bundle(chosen: argparse.Namespace) -> None:
-    from . import bundle, own_bundle
+    from . import bundle, own_bundle, system_bundle
     from .config import seeded
     from .data import own
-    from .recipes import default
+    from .recipes import by_name, default
     from .recipes import own as recipe
 
+    bundle.check_folder(chosen.out)  # before anything that takes long
     if chosen.data is None:
         if chosen.name is None or chosen.licence is None:
             raise InputError(
@@ -212,6 +316,12 @@ def _bundle(chosen: argparse.Namespace) -> None:
         raise InputError(
             "--name and --licence are for a run of --manifest; leave them out, or leave --data out"
         )
+    if by_name.is_run(chosen.run):
+        system = by_name.read(chosen.run, chosen.data)
+        if system.seed != chosen.seed:
+            raise InputError(f"--seed: {chosen.seed}; the run in {chosen.run} has {system.seed}")
+        system_bundle.write(system, chosen.data, chosen.out)
+        return
     _check_default(chosen.run)
     config = seeded(default.settings(chosen.run, default.DEFAULTS), chosen.seed)  # another seed is refused
     bundle.write(default.train(chosen.data, chosen.run, config), chosen.data, chosen.out, chosen.seed)
@@ -222,7 +332,7 @@ def _adapt(chosen: argparse.Namespace) -> None:
     from .adaptation_report import page
     from .recipes.adapt import DEFAULTS
 
-    config = replace(DEFAULTS, schedule=replace(DEFAULTS.schedule, seed=chosen.seed))
+    config = _settings(DEFAULTS, chosen)
     report = adaptation.adapt(
         chosen.bundle, chosen.target, chosen.source, chosen.out, chosen.labelled, config
     )

@@ -12,8 +12,10 @@ import torch
 from torch import Tensor, nn
 
 import edgeemo
+from edgeemo.errors import InputError
 from edgeemo_calibration import lint, measure
-from edgeemo_export import bundle, geometry, to_onnx
+from edgeemo_export import bundle, geometry, own_bundle, to_onnx
+from edgeemo_export.cli import main
 from edgeemo_export.data.labels import LABELS, NORMS
 from edgeemo_export.encoders.residual import trunk
 from edgeemo_export.recipes.default import Trained
@@ -82,6 +84,93 @@ def test_a_written_bundle_is_whole(trained: Trained, without_corpora: None, tmp_
     for graph in made.graphs.values():
         for encoding in {"fp32", "fp16", "int8"} & graph.files.keys():
             assert lint(onnx.load(made.path / graph.files[encoding])) == []
+
+
+def test_a_bundle_lists_what_was_written_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def encode(folder: Path, name: str, feeds: Any) -> str:
+        for encoding in bundle.ENCODINGS:
+            (folder / f"{name}.{encoding}.onnx").write_text(encoding)
+        return "0" * 64
+
+    monkeypatch.setattr(bundle, "encode", encode)
+    monkeypatch.setattr(bundle, "check", lambda folder, manifest: None)
+    for name in ("fusion.fp32.onnx", "foreign.onnx", "vocab.txt", "README.md"):
+        (tmp_path / name).write_text(name)
+    bundle.finish(tmp_path, described(), {"voice": []}, ["vocab.txt"])
+    expected = {f"voice.{encoding}.onnx" for encoding in bundle.ENCODINGS} | {"vocab.txt", "fusion.fp32.onnx"}
+    assert edgeemo.Bundle.read(tmp_path).files.keys() == expected
+    assert "README.md, foreign.onnx lie there too, and no part of the bundle" in caplog.text
+    bundle.check_folder(tmp_path)  # over itself it may be written again
+
+
+def described() -> dict[str, Any]:
+    """A manifest of a voice."""
+    return {
+        "schema": 1,
+        "name": "small",
+        "version": "1",
+        "licence": "CC0-1.0",
+        "notice": bundle.DUTIES,
+        "task": "categorical",
+        "labels": ["calm", "joy"],
+        "modalities": ["voice"],
+        "hop": 0.1,
+        "window": 4.0,
+        "voice": bundle.VOICE,
+        "graphs": bundle.graph_entries(("voice",), ["logits"], WIDTH, 2),
+        "thresholds": bundle.THRESHOLDS,
+        "results": [],
+        "provenance": {"recipe": "none"},
+    }
+
+
+@pytest.mark.parametrize(
+    ("files", "message"),
+    [
+        (None, None),
+        ({}, None),
+        ({"voice.int8-cpu.onnx": "", "fusion.fp32.onnx": ""}, None),  # one that was not finished
+        ({"manifest.json": '{"schema": 1, "graphs": {}, "files": {}}', "README.md": ""}, None),
+        ({"manifest.json": '{"name": "an app"}'}, "it holds manifest.json and no bundle; give a folder"),
+        ({"manifest.json": "[]"}, "it holds manifest.json and no bundle"),
+        ({"manifest.json": "{"}, "it holds manifest.json and no bundle"),
+        ({"other.onnx": ""}, "it holds other.onnx and no bundle"),
+        (dict.fromkeys("abcde", ""), "it holds a, b, c, d, ... and no bundle"),
+        ("a file", "it is a file; a bundle is a folder"),
+    ],
+)
+def test_a_bundle_is_not_written_among_other_things(
+    files: dict[str, str] | str | None, message: str | None, tmp_path: Path
+) -> None:
+    folder = tmp_path / "out"
+    if isinstance(files, str):
+        folder.write_text(files)
+    elif files is not None:
+        folder.mkdir()
+        for name, text in files.items():
+            (folder / name).write_text(text)
+    if message is None:
+        bundle.check_folder(folder)
+    else:
+        with pytest.raises(InputError, match=message):
+            bundle.check_folder(folder)
+
+
+@pytest.mark.parametrize("which", ["default", "own"])
+def test_other_things_are_refused_before_anything_is_written(which: str, tmp_path: Path) -> None:
+    (tmp_path / "photo.jpg").write_text("")
+    words = ["bundle", "--run", str(tmp_path / "run"), "--out", str(tmp_path)]
+    words += ["--data", str(tmp_path)] if which == "default" else ["--name", "n", "--licence", "l"]
+    with pytest.raises(SystemExit):
+        main(words)
+    with pytest.raises(InputError, match=r"it holds photo\.jpg and no bundle"):
+        if which == "default":
+            bundle.write(None, tmp_path, tmp_path)  # type: ignore[arg-type]
+        else:
+            own_bundle.write(None, None, tmp_path, "n", "l")  # type: ignore[arg-type]
+    assert [path.name for path in tmp_path.iterdir()] == ["photo.jpg"]
 
 
 def test_findings_stop_a_bundle_before_it_is_described(

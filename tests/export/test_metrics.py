@@ -33,7 +33,7 @@ def test_temperature_is_recovered(known: float) -> None:
 @pytest.mark.parametrize(
     ("truth", "expected"),
     [
-        ([0, 0, 0], 0.25),  # always right: the surer the better
+        ([0, 0, 0], 1 / 16),  # always right: the surer the better
         ([1, 1, 1], 8.0),  # always wrong: the less sure the better
     ],
 )

@@ -111,18 +111,28 @@ class MEM(Alignment):
             return self.nothing(first, second)
         a, b = first.features, second.features
         similarity = (unit_rows(a) @ unit_rows(b).T).detach()
-        own = torch.arange(len(first), device=a.device)
-        other = other & (own[:, None] != own)
-        (of_b, has_b), (of_a, has_a) = hardest(similarity, other), hardest(similarity.T, other.T)
-        pairs = torch.cat([own, own, of_a]), torch.cat([own, of_b, own])
-        logits = self.matcher(a[pairs[0]], b[pairs[1]]).reshape(3 * len(first), -1)
-        matching, wrong_b, wrong_a = logits.split(len(first))
-        # -log sig(x) = softplus(-x), -log(1 - sig(x)) = softplus(x)
-        right = F.softplus(-matching).mean(dim=1)
-        return 0.5 * (
-            _mean_where(has_b, right + F.softplus(wrong_b).mean(dim=1))
-            + _mean_where(has_a, right + F.softplus(wrong_a).mean(dim=1))
-        )
+        return matching(similarity, other, lambda of_a, of_b: self.matcher(a[of_a], b[of_b]))
+
+
+def matching(similarity: Tensor, other: Tensor, matcher: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+    """The loss of `MEM` with a matcher that is told rows, where what it compares is more than a vector.
+
+    Args:
+        similarity: of the rows of a to those of b, ``[n, n]`` with n of at least 1.
+        other: where they have different labels, ``[n, n]`` of booleans.
+        matcher: maps indices of rows of a ``[k]`` and of b ``[k]`` to logits ``[k]`` or ``[k, H]``.
+    """
+    own = torch.arange(len(similarity), device=similarity.device)
+    other = other & (own[:, None] != own)
+    (of_b, has_b), (of_a, has_a) = hardest(similarity, other), hardest(similarity.T, other.T)
+    logits = matcher(torch.cat([own, own, of_a]), torch.cat([own, of_b, own])).reshape(3 * len(own), -1)
+    belonging, wrong_b, wrong_a = logits.split(len(own))
+    # -log sig(x) = softplus(-x), -log(1 - sig(x)) = softplus(x)
+    right = F.softplus(-belonging).mean(dim=1)
+    return 0.5 * (
+        _mean_where(has_b, right + F.softplus(wrong_b).mean(dim=1))
+        + _mean_where(has_a, right + F.softplus(wrong_a).mean(dim=1))
+    )
 
 
 def _mean_where(has: Tensor, of_two: Tensor) -> Tensor:

@@ -306,20 +306,37 @@ def banks(data: Path, folder: Path, face: FaceModel, voice: VoiceModel) -> Banks
         return [bank_voices(voice.encoder, clips, copies, seed=1) for clips, copies in splits]
 
     folder.mkdir(parents=True, exist_ok=True)
-    train_faces, develop_faces = _stored(folder / "faces.pt", face.encoder, FaceBank, faces)
-    train_voices, develop_voices = _stored(folder / "voices.pt", voice.encoder, VoiceBank, heard)
+    fitted = folder / "state.pt"  # a fusion of other tokens cannot be gone on with
+    train_faces, develop_faces = stored(folder / "faces.pt", face.encoder, FaceBank, faces, fitted)
+    train_voices, develop_voices = stored(folder / "voices.pt", voice.encoder, VoiceBank, heard, fitted)
     return Banks(train_faces, develop_faces, train_voices, develop_voices)
 
 
-def _stored(path: Path, encoder: nn.Module, kind: type[Bank], make: Callable[[], list[Bank]]) -> list[Bank]:
+def stored(
+    path: Path,
+    encoder: nn.Module,
+    kind: type[Bank],
+    make: Callable[[], list[Bank]],
+    outdated: Path | None = None,
+) -> list[Bank]:
+    """Read back banks that the same encoder made before, else make them and keep them.
+
+    Args:
+        path: where they are kept.
+        encoder: that makes them.
+        kind: of a bank.
+        make: encodes them.
+        outdated: a file that is removed when they are made anew.
+    """
     digest = hashlib.sha256(
         b"".join(value.contiguous().numpy().tobytes() for value in encoder.state_dict().values())
     ).hexdigest()
     if path.exists():
-        stored = torch.load(path, weights_only=True)
-        if stored["encoder"] == digest:
-            return [kind(**parts) for parts in stored["banks"]]
+        kept = torch.load(path, weights_only=True)
+        if kept["encoder"] == digest:
+            return [kind(**parts) for parts in kept["banks"]]
     made = make()
-    (path.parent / "state.pt").unlink(missing_ok=True)  # a fusion of other tokens cannot be gone on with
+    if outdated is not None:
+        outdated.unlink(missing_ok=True)
     torch.save({"encoder": digest, "banks": [vars(bank) for bank in made]}, path)
     return made

@@ -17,19 +17,22 @@ class CrossAttention(nn.Module):
     """One modality asks the other: ``LN(Q + MHA(Q, K, K))`` (Vaswani et al., 2017).
 
     Args:
-        width: width d of queries and keys.
+        width: width d of the queries.
         heads: number of heads, a divisor of ``width``.
+        asked: width e of the keys; that of the queries where it is None.
+        drop: share of what is mixed that dropout leaves out in training.
     """
 
-    def __init__(self, width: int, heads: int) -> None:
+    def __init__(self, width: int, heads: int, asked: int | None = None, drop: float = 0.0) -> None:
         super().__init__()
+        asked = width if asked is None else asked
         self.heads = heads
-        self.query, self.key = nn.Linear(width, width), nn.Linear(width, width)
-        self.value, self.out = nn.Linear(width, width), nn.Linear(width, width)
-        self.norm = nn.LayerNorm(width)
+        self.query, self.key = nn.Linear(width, width), nn.Linear(asked, width)
+        self.value, self.out = nn.Linear(asked, width), nn.Linear(width, width)
+        self.norm, self.drop = nn.LayerNorm(width), nn.Dropout(drop)
 
     def forward(self, asking: Tensor, asked: Tensor, mask: Tensor) -> Tensor:
-        """Map queries ``[N, Tq, d]`` and keys ``[N, Tk, d]`` with mask ``[N, Tk]`` to ``[N, Tq, d]``.
+        """Map queries ``[N, Tq, d]`` and keys ``[N, Tk, e]`` with mask ``[N, Tk]`` to ``[N, Tq, d]``.
 
         Queries or keys that all rows share have one row, which is projected once.
         """
@@ -39,7 +42,7 @@ class CrossAttention(nn.Module):
         scores = q @ k.transpose(2, 3) * (q.shape[-1] ** -0.5) + (mask[:, None, None, :] - 1.0) * MASKED
         weights = torch.softmax(scores, dim=-1) * mask[:, None, None, :]
         mixed = (weights @ v).transpose(1, 2).flatten(2)
-        return self.norm(asking + self.out(mixed))
+        return self.norm(asking + self.drop(self.out(mixed)))
 
     def _split(self, x: Tensor) -> Tensor:
         return x.unflatten(2, (self.heads, -1)).transpose(1, 2)
