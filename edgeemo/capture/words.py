@@ -9,7 +9,7 @@ from edgeemo.capture.source import Words
 from edgeemo.errors import SourceError
 
 _LINE = "start, end (in seconds) and words, with a tab between each"
-_HEADER = ["start", "end", "words"]
+_HEADERS = (["start", "end", "words"], ["start", "end", "word"])
 
 
 def read_words(path: str | Path) -> list[Words]:
@@ -33,7 +33,7 @@ def read_words(path: str | Path) -> list[Words]:
     words = []
     for number, line in enumerate(text.split("\n"), start=1):
         fields = [field.strip() for field in line.split("\t")]
-        if fields == [""] or (number == 1 and [field.lower() for field in fields] == _HEADER):
+        if fields == [""] or (number == 1 and [field.lower() for field in fields] in _HEADERS):
             continue
         entry = _entry(f"{path}, line {number}", fields)
         if entry.words:
@@ -54,9 +54,9 @@ def spread(text: str, seconds: float) -> list[Words]:
 
 
 def _entry(where: str, fields: list[str]) -> Words:
-    if len(fields) != len(_HEADER):
+    if len(fields) != 3:
         raise SourceError(f"{where}: it has {len(fields)} fields; it must be {_LINE}")
-    start, end = (_seconds(where, name, field) for name, field in zip(_HEADER, fields[:2], strict=False))
+    start, end = (_seconds(where, *given) for given in zip(("start", "end"), fields[:2], strict=True))
     if end < start:
         raise SourceError(f"{where}: the end, {end:g} s, is before the start, {start:g} s")
     return Words(fields[2], start, end)

@@ -7,20 +7,41 @@ import logging
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import TypeAlias, TypeVar
 
 from edgeemo.errors import CheckFailed, EdgeEmoError, InputError
 
 C = TypeVar("C")
+_Verbs: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run ``edgeemo-export`` and give its exit status: 0 done, 1 a check failed, 2 wrong usage or input."""
+    parser = _parser()
+    chosen = parser.parse_args(arguments)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s: %(message)s")
+    logging.getLogger("onnx_ir").setLevel(logging.WARNING)  # its notes on one export are in the hundreds
+    try:
+        _run(chosen)
+    except CheckFailed as error:
+        parser.exit(1, f"edgeemo-export: {error}\n")
+    except (EdgeEmoError, OSError) as error:
+        parser.exit(2, f"edgeemo-export: {error}\n")
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="edgeemo-export", description="Train, export and measure a bundle.")
     verbs = parser.add_subparsers(dest="verb", required=True)
+    for add in (_add_train, _add_bundle, _add_adapt, _add_data, _add_measures, _add_studies):
+        add(verbs)
+    return parser
+
+
+def _add_train(verbs: _Verbs) -> None:
     train = verbs.add_parser(
         "train",
-        help="train the default system, or its architecture on your own data; "
+        help="train the default system, a published one, or the default's architecture on your own data; "
         "run it again to go on where it stopped",
     )
     on = train.add_mutually_exclusive_group(required=True)
@@ -51,14 +72,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     train.add_argument("--run", type=Path, default=Path("runs/default"), help="folder of states and curves")
     train.add_argument("--seed", type=int, default=0)
-    train.add_argument(
-        "--set",
-        action="append",
-        default=[],
-        metavar="NAME=VALUE",
-        dest="settings",
-        help="change a setting, such as voice.schedule.epochs=5 (more than once for several)",
-    )
+    _settable(train, "change a setting, such as voice.schedule.epochs=5 (more than once for several)")
     train.add_argument(
         "--threads",
         type=int,
@@ -66,6 +80,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         help="of each process; several are started by torchrun --nproc-per-node N -m -- edgeemo_export.cli "
         "train ...",
     )
+
+
+def _add_bundle(verbs: _Verbs) -> None:
     bundle = verbs.add_parser(
         "bundle", help="write a finished run as a bundle: graphs, INT8 encodings, manifest"
     )
@@ -80,6 +97,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     bundle.add_argument("--name", help="of a model trained by --manifest")
     bundle.add_argument("--licence", help="of the weights of a model trained by --manifest")
     bundle.add_argument("--threads", type=int, default=os.cpu_count() or 1)
+
+
+def _add_adapt(verbs: _Verbs) -> None:
     adapt = verbs.add_parser(
         "adapt",
         help="adapt a bundle's voice to recordings of the place where it is used, without their labels",
@@ -99,15 +119,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--labelled", type=Path, help="labelled voices of the place, measured and not learnt from: a CSV file"
     )
     adapt.add_argument("--seed", type=int, default=0)
-    adapt.add_argument(
-        "--set",
-        action="append",
-        default=[],
-        metavar="NAME=VALUE",
-        dest="settings",
-        help="change a setting, such as alignment=coral, weight=0.3 or schedule.epochs=5",
-    )
+    _settable(adapt, "change a setting, such as alignment=coral, weight=0.3 or schedule.epochs=5")
     adapt.add_argument("--threads", type=int, default=os.cpu_count() or 1)
+
+
+def _add_data(verbs: _Verbs) -> None:
     corpus = verbs.add_parser(
         "corpus", help="write the manifest of a corpus, in the layout in which it is received"
     )
@@ -123,6 +139,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     manifests = verbs.add_parser("manifests", help="write the test sets as manifests for edgeemo evaluate")
     manifests.add_argument("--data", type=Path, required=True)
     manifests.add_argument("--out", type=Path, required=True)
+
+
+def _add_measures(verbs: _Verbs) -> None:
     results = verbs.add_parser(
         "results", help="measure a bundle on the test sets and write the figures where they are shown"
     )
@@ -139,6 +158,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     seeds.add_argument("--data", type=Path, required=True)
     seeds.add_argument("--runs", type=Path, nargs="+", required=True, help="two or more run folders")
     seeds.add_argument("--page", type=Path, required=True, help="page to write")
+
+
+def _add_studies(verbs: _Verbs) -> None:
     systems = verbs.add_parser(
         "systems", help="train what is missing of the published systems and their ablations, and measure all"
     )
@@ -159,25 +181,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     transfer.add_argument("--page", type=Path, required=True, help="page to write")
     transfer.add_argument("--targets", nargs="+", default=["emodb", "nemo"], choices=("emodb", "nemo"))
     transfer.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    transfer.add_argument(
-        "--set",
-        action="append",
-        default=[],
-        metavar="NAME=VALUE",
-        dest="settings",
-        help="change a setting of all runs",
-    )
+    _settable(transfer, "change a setting of all runs")
     transfer.add_argument("--threads", type=int, default=os.cpu_count() or 1)
-    chosen = parser.parse_args(arguments)
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s: %(message)s")
-    logging.getLogger("onnx_ir").setLevel(logging.WARNING)  # its notes on one export are in the hundreds
-    try:
-        _run(chosen)
-    except CheckFailed as error:
-        parser.exit(1, f"edgeemo-export: {error}\n")
-    except (EdgeEmoError, OSError) as error:
-        parser.exit(2, f"edgeemo-export: {error}\n")
-    return 0
+
+
+def _settable(parser: argparse.ArgumentParser, what: str) -> None:
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="NAME=VALUE", dest="settings", help=what
+    )
 
 
 def _run(chosen: argparse.Namespace) -> None:

@@ -102,13 +102,10 @@ def face_tokens(encoder: nn.Module, faces: Sequence[NDArray[np.uint8]]) -> list[
 @torch.no_grad()
 def voice_tokens(encoder: nn.Module, samples: Tensor) -> tuple[Tensor, Tensor]:
     """Tokens ``[SLOTS, D]`` and mask ``[SLOTS]`` of the last window of a voice, silent hops masked."""
-    hops = max(1, math.ceil(len(samples) / sounds.HOP))
-    padded = F.pad(samples, (sounds.CONTEXT - sounds.HOP, hops * sounds.HOP - len(samples)))
-    contexts = padded.unfold(0, sounds.CONTEXT, sounds.HOP)[-SLOTS:]
-    loud = contexts.square().mean(dim=1) >= sounds.SILENCE**2
-    made = encoder.eval()(contexts).float() * loud[:, None]
+    contexts, heard = (part[-SLOTS:] for part in sounds.cut(samples))
+    made = encoder.eval()(contexts).float() * heard[:, None]
     before = SLOTS - len(contexts)
-    return F.pad(made, (0, 0, before, 0)), F.pad(loud.float(), (before, 0))
+    return F.pad(made, (0, 0, before, 0)), F.pad(heard.float(), (before, 0))
 
 
 def face_slots(count: int, hops: int) -> list[int]:

@@ -13,7 +13,7 @@ import edgeemo
 from edgeemo.errors import InputError
 
 from . import bundle
-from .data import sounds
+from .data import sounds, wordpiece
 from .data.own import face_entry
 from .data.tokens import SLOTS
 from .data.transfer import transfer
@@ -60,7 +60,7 @@ def write(trained: Trained, data: Path, folder: Path) -> None:
     bundle.write_graphs(folder, trained.encoders, trained.fusion, outputs, widths)
     beside = []
     if trained.pieces:
-        (folder / VOCAB).write_text("\n".join(trained.pieces) + "\n", encoding="utf-8")
+        wordpiece.write(trained.pieces, folder / VOCAB)
         beside.append(VOCAB)
     bundle.finish(folder, manifest, feeds(trained, data), beside)
 

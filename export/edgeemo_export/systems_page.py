@@ -33,8 +33,9 @@ PROTOCOL = (
     "Splits are by speaker: RAVDESS actors 02-14 train, 15 and 16 develop, 17-20 test; EmoDB 03, 08, 09 "
     "train, 10 develops, 11-14 test; nEMO EB0, IC0, KD0, KS0 train, MP0, SM0, WR0 test; of FER+ train "
     "every tenth picture develops, and valid tests; of CREMA-D there are only votes, without those for "
-    "actor 1001. Temperatures come from the development split. The number of epochs is fixed, and what is "
-    "measured is the moving average after the last. Seven classes; calm counts as neutral."
+    "actor 1001. Temperatures, and the weights of co-attention's late fusion, come from the development "
+    "split. The number of epochs is fixed, and what is measured is the moving average after the last. Seven "
+    "classes; calm counts as neutral."
 )
 ENCODERS = (
     "The systems read the project's own small encoders (a face of 48 pixels, one second of a voice, 128 "
@@ -128,7 +129,7 @@ def write(
         clips: look at the audio-visual clips too: once, when nothing will be changed any more.
 
     Raises:
-        InputError: there is one seed only, or a run was begun with other settings.
+        InputError: there is one seed only, or a run was begun with other settings or encoders.
     """
     if len(set(seeds)) < 2:
         raise InputError(f"--seeds {' '.join(map(str, seeds))}: give two or more, of which there is a spread")
@@ -168,13 +169,18 @@ class Desk:
         self.shared: dict[int, Encoded] = {}
 
     def train(self, variant: Variant, seed: int) -> by_name.Trained:
-        """A trained variant; a finished run is read back, if it has the settings that are wanted."""
+        """A trained variant; a finished run is read back, if it has the settings that are wanted.
+
+        Raises:
+            InputError: a run was begun with other settings, or over other encoders.
+        """
         folder = self.runs / variant.name / str(seed)
         config = override(seeded(by_name.DEFAULTS[variant.system], seed), variant.settings)
+        encoders = self.encoders if by_name.ENCODERS[variant.system] else None
         if by_name.is_run(folder) and kept(folder, config) == config:
+            by_name.check_encoders(variant.system, encoders, folder)
             return by_name.read(folder, self.data)
         log.info("%s, seed %d", variant.name, seed)
-        encoders = self.encoders if by_name.ENCODERS[variant.system] else None
         return by_name.train(variant.system, self.data, encoders, folder, config)
 
     def measure(self, variant: Variant, items: Items) -> list[Figures]:
@@ -237,8 +243,10 @@ class Desk:
         lines += [
             "",
             "Control: each of nEMO's sentences is said in all of its emotions, so its text must be at chance "
-            f"({controls[0].chance:.3f}) and add nothing; a gain would be leakage. n = {controls[0].n}; 95 % "
-            "bootstrap intervals over the utterances.",
+            f"({controls[0].chance:.3f}), and exchanging sentences must change nothing: a gain in the last "
+            "column would be leakage. The one before it holds besides what does not hang on the words: the "
+            "branches hear the voice once more with weights of their own, and the language tells the corpus. "
+            f"n = {controls[0].n}; 95 % bootstrap intervals over the utterances.",
             "",
             "| seed | voice | text | both | both less voice | both less both with sentences exchanged |",
             "|---" * 6 + "|",

@@ -14,6 +14,7 @@ from edgeemo.errors import SourceError
     [
         b"0.1\t0.4\twell\n0.4\t1\tplayed, you two\n",
         b"start\tend\twords\n0.1\t0.4\twell\n0.4\t1\tplayed, you two",
+        b"start\tend\tword\n0.1\t0.4\twell\n0.4\t1\tplayed, you two\n",
         b"\xef\xbb\xbfStart\tEnd\tWords\r\n0.1\t0.4\twell\r\n\r\n 0.4 \t1.0\t played, you two \r\n\r\n",
         b"0.1\t0.4\twell\n0.9\t0.9\t\n0.4\t1e0\tplayed, you two\n",
     ],

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import csv
+import re
 from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
@@ -9,7 +11,8 @@ import torch
 
 from edgeemo_export import manifests, results, spread
 from edgeemo_export.cli import main
-from edgeemo_export.recipes import face, voice
+from edgeemo_export.data.transfer import TARGETS
+from edgeemo_export.recipes import by_name, face, voice
 
 
 @pytest.mark.parametrize(
@@ -28,6 +31,23 @@ def test_a_missing_corpus_ends_with_status_2_and_its_name(
     assert ended.value.code == 2
     message = capsys.readouterr().err
     assert message.startswith("edgeemo-export: ") and "nowhere" in message
+
+
+@pytest.mark.parametrize(
+    ("words", "names"),
+    [
+        (["train", "--data", "data", "--system"], by_name.DEFAULTS),
+        (["transfer", "--data", "data", "--runs", "runs", "--page", "page", "--targets"], TARGETS),
+    ],
+    ids=["systems", "targets"],
+)
+def test_names_to_choose_from_are_those_that_there_are(
+    words: list[str], names: Iterable[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        main([*words, "none"])
+    _, _, choices = capsys.readouterr().err.partition("choose from ")
+    assert sorted(re.findall(r"[\w-]+", choices)) == sorted(names)
 
 
 def rows(path: Path) -> list[dict[str, str]]:

@@ -98,8 +98,8 @@ def test_training(corpora: set[str], tmp_path: Path) -> None:
     fusion = trained.model.fusion
     for mine, theirs in ((fusion.voice_head, voice.head), (fusion.voice_pool, voice.pool)):
         assert all(torch.equal(value, theirs.state_dict()[key]) for key, value in mine.state_dict().items())
-    fresh = co_attention.new_model(voice, len(trained.pieces), SMALL)
     torch.manual_seed(SMALL.schedule.seed)
+    fresh = co_attention.new_model(voice, len(trained.pieces), SMALL)
     assert not torch.equal(trained.model.text.pieces.weight, fresh.text.pieces.weight)
     assert fusion.weights.sum().item() == pytest.approx(1.0) and fusion.measures.any()
     assert all(value > 0 for value in trained.temperatures)

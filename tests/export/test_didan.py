@@ -213,9 +213,35 @@ def test_page(study: Transfer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) 
     ]
     gain = 100 * (sum(figures[2:]) - sum(figures[:2])) / 2
     assert f"The best alignment, LMMD, gains {gain:+.1f} points" in page
+    assert "best of 1 by the tested speakers" in page and "longer" not in page
     assert f"| {sum(figures[:2]) / 2:.3f} ± {abs(figures[0] - figures[1]) / 2**0.5:.3f} |" in page
     assert "--set alignment=lmmd --set weight=1 --seed SEED" in page
     for method in transfer_page.METHODS:
         override(didan.DEFAULTS, method.settings)  # every command of the page is one that the recipe takes
     monkeypatch.setattr(didan, "train", None)
     assert write() == page  # finished runs are read back
+    with pytest.raises(InputError, match="batch was 4 and is 5"):  # nor taken for runs of other settings
+        transfer_page.write(
+            Path(), tmp_path / "runs", tmp_path / "other.md", ["emodb"], [0], ("batch=5",), methods
+        )
+    assert not (tmp_path / "other.md").exists()
+
+
+METHODS = {method.name: method for method in (*transfer_page.METHODS, *transfer_page.ATTEMPTS["nemo"])}
+
+
+@pytest.mark.parametrize(
+    ("ceiling", "told"), [(0.75, "there is more to be learnt"), (0.62, "even the labels of these 1 speaker")]
+)
+def test_gains_are_on_source_only_of_the_same_schedule(study: Transfer, ceiling: float, told: str) -> None:
+    uas = {"source only": 0.4, "LMMD": 0.43, "source only, longer": 0.6, "LMMD, longer": 0.61}
+    uas["supervised ceiling, longer"] = ceiling
+    figures = {
+        name: [{"ua": ua, "wa": ua, "listened_ua": 0.9, "source_ua": 0.9, "seconds": 1.0}]
+        for name, ua in uas.items()
+    }
+    lines = transfer_page._section(study, figures, [METHODS[name] for name in uas], ())
+    gains = {line.split(" | ")[0][2:]: line.split(" | ")[3] for line in lines if line.startswith("| ")}
+    assert [gains[name] for name in uas][:4] == ["", "+0.030 ± 0.000", "", "+0.010 ± 0.000"]
+    page = "\n".join(lines)
+    assert "The best alignment, LMMD, gains +3.0 points" in page and told in page

@@ -151,7 +151,7 @@ def test_the_page_is_written_from_runs(
     assert all(line.count("±") == 4 for line in tables[:2]) and tables[2].count("±") == 2
     assert "| 0 | 0.500 | 0.200 | 0.500 | 0.000 (-0.100 to 0.100) |" in text
     assert "| ravdess | " in text and "n = 20." in text and "n = 7;" in text
-    assert "Audio-visual clips" not in text
+    assert "Audio-visual clips" not in text and "gain in the last column would be leakage" in text
     assert str(tmp_path) not in text
     monkeypatch.setattr(systems_page.by_name, "train", None)  # what is there is not trained again
     assert main(words) == 0
@@ -172,6 +172,15 @@ def test_a_figure_is_of_the_runs_that_it_names(made: Made, few: None, tmp_path: 
         assert figures["occluded", "absent"]["wa"] == pytest.approx(
             (answers == pairs.labels).float().mean().item()
         )
+    others = tmp_path / "others"
+    for name in ("face", "voice"):
+        state = torch.load(made.encoders / name / "state.pt", weights_only=True)
+        first = next(iter(state["averaged"].values()))
+        first += 1.0
+        (others / name).mkdir(parents=True)
+        torch.save(state, others / name / "state.pt")
+    with pytest.raises(InputError, match="begun over other encoders"):
+        systems_page.Desk(made.data, others, tmp_path, (0, 1)).train(variant, 0)
     table = systems_page._table((variant,), {variant.name: found}, [("whole", "whole")])
     ua = [figures["whole", "whole"]["ua"] for figures in found]
     assert table.endswith(f"/ {np.mean(ua):.3f} ± {np.std(ua, ddof=1):.3f} |")

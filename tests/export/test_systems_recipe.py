@@ -137,7 +137,9 @@ def test_wrong_usage_ends_with_status_2(
     assert error in capsys.readouterr().err
 
 
-def test_the_command_line_trains_and_keeps_the_seed(made: Made, tmp_path: Path) -> None:
+def test_the_command_line_trains_and_keeps_the_seed(
+    made: Made, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     words = ["train", "--data", str(made.data), "--encoders", str(made.encoders), "--threads", "1"]
     run = tmp_path / "run"
     assert main([*words, "--system", "jca", "--run", str(run), "--seed", "4", "--set", "batch=6"]) == 0
@@ -145,9 +147,10 @@ def test_the_command_line_trains_and_keeps_the_seed(made: Made, tmp_path: Path) 
     assert (found.seed, found.config.batch) == (4, 6)
     with pytest.raises(SystemExit) as ended:
         main(["bundle", "--data", str(made.data), "--run", str(run), "--out", str(tmp_path / "bundle")])
-    assert ended.value.code == 2
+    assert ended.value.code == 2 and "--seed: 0; the run in" in capsys.readouterr().err
     with pytest.raises(SystemExit):  # the default system's run is left alone
         main([*words, "--system", "jca", "--run", str(made.encoders)])
+    assert "it holds a run of the default system" in capsys.readouterr().err
     assert not (made.encoders / by_name.FILE).exists()
 
 

@@ -13,7 +13,7 @@ from .labels import LABELS
 # The order of the votes in the corpus; contempt, unknown and not-a-face come after these seven.
 VOTES = ("neutral", "happiness", "surprise", "sadness", "anger", "disgust", "fear")
 CONTEMPT, UNKNOWN, NOT_A_FACE = 7, 8, 9
-DEVELOPMENT_EVERY = 10
+DEVELOPMENT_EVERY, DEVELOPMENT_PLACE = 10, 3
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ def read(folder: Path, split: str) -> Faces:
     if split == "test":
         return test
     corpus = _load(folder / "train.npz")
-    tenth = np.arange(len(corpus.images)) % DEVELOPMENT_EVERY == 3
+    tenth = np.arange(len(corpus.images)) % DEVELOPMENT_EVERY == DEVELOPMENT_PLACE
     develop = _without(corpus.take(tenth), test)
     return develop if split == "develop" else _without(_without(corpus.take(~tenth), test), develop)
 

@@ -25,20 +25,25 @@ def load(path: Path) -> Tensor:
     return torch.from_numpy(Resampler(rate, SAMPLE_RATE).push(samples))
 
 
-def contexts(samples: Tensor) -> Tensor:
+def cut(samples: Tensor) -> tuple[Tensor, Tensor]:
     """The contexts of a clip as a stream cuts them: one second up to each hop, zeros before the start.
 
     Args:
         samples: ``[n]``.
 
     Returns:
-        ``[hops, 16000]``, only those that are not silent; never empty.
+        ``[hops, 16000]``, and which of them are not silent, ``[hops]``.
     """
     hops = max(1, math.ceil(len(samples) / HOP))
     padded = F.pad(samples, (CONTEXT - HOP, hops * HOP - len(samples)))
-    windows = padded.unfold(0, CONTEXT, HOP)
     energy = F.pad(padded.double().square().cumsum(0), (1, 0))
     heard = (energy[CONTEXT::HOP] - energy[:-CONTEXT:HOP]) / CONTEXT >= SILENCE**2
+    return padded.unfold(0, CONTEXT, HOP), heard
+
+
+def contexts(samples: Tensor) -> Tensor:
+    """The contexts of a clip that are not silent, ``[hops, 16000]``; the last if all are, so never empty."""
+    windows, heard = cut(samples)
     return windows[heard] if heard.any() else windows[-1:]
 
 

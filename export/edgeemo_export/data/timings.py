@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from edgeemo.capture.words import read_words
 from edgeemo.errors import InputError
 
 SILENCES = frozenset({"", "sil", "sp", "spn", "<eps>", "<unk>", "<sil>", "#"})
@@ -63,6 +64,7 @@ def read(path: Path) -> Timings:
 
     Raises:
         InputError: it is of another kind, or not what its suffix says; the message names the line.
+        SourceError: a table is not what it must be.
     """
     readers: dict[str, Callable[[Path], Timings]] = {
         ".tsv": read_tsv,
@@ -76,24 +78,12 @@ def read(path: Path) -> Timings:
 
 
 def read_tsv(path: Path) -> Timings:
-    """Read lines ``start TAB end TAB word``, in seconds; a first line may name these columns.
+    """Read the table of `edgeemo.capture.words.read_words`, the one of ``edgeemo run --text``, a word a line.
 
     Raises:
-        InputError: a line is something else, or ends before it starts.
+        SourceError: it cannot be read, or a line is something else.
     """
-    words = []
-    for number, line in _lines(path):
-        fields = line.rstrip("\r\n").split("\t")
-        if number == 1 and [name.strip().lower() for name in fields[:2]] == ["start", "end"]:
-            continue
-        if len(fields) != 3:
-            raise InputError(
-                f"{path}, line {number}: it has {len(fields)} columns; it must have start, end and word, "
-                "separated by tabs"
-            )
-        start, end = (_seconds(path, number, field) for field in fields[:2])
-        words.append(_interval(path, number, start, end, fields[2]))
-    return Timings(words=_tier(path, words))
+    return Timings(words=_tier([Interval(one.start, one.end, one.words) for one in read_words(path)]))
 
 
 def read_ctm(path: Path, recording: str | None = None, tier: str = "words") -> Timings:
@@ -125,7 +115,7 @@ def read_ctm(path: Path, recording: str | None = None, tier: str = "words") -> T
     if recording is not None and recording not in found:
         raise InputError(f"{path}: it does not hold {recording!r}; it holds {', '.join(found) or 'nothing'}")
     name = recording if recording is not None else next(iter(found), "")
-    intervals = _tier(path, found.get(name, []))
+    intervals = _tier(found.get(name, []))
     return Timings(phones=intervals) if tier == "phones" else Timings(words=intervals)
 
 
@@ -152,7 +142,7 @@ def read_textgrid(path: Path) -> Timings:
     for kind, (_, intervals) in zip(kinds, tiers, strict=True):
         if kind is not None:
             found[kind] += intervals
-    return Timings(_tier(path, found["words"]), _tier(path, found["phones"]))
+    return Timings(_tier(found["words"]), _tier(found["phones"]))
 
 
 def _praat_tier(items: _Praat) -> tuple[str, list[Interval]]:
@@ -246,7 +236,7 @@ def _interval(path: Path, line: int, start: float, end: float, text: str) -> Int
     return Interval(start, end, text.strip())
 
 
-def _tier(path: Path, said: Sequence[Interval]) -> tuple[Interval, ...]:
+def _tier(said: Sequence[Interval]) -> tuple[Interval, ...]:
     """Intervals in time order, without silences and without what has no length."""
     kept = [one for one in said if one.text.lower() not in SILENCES and one.end > one.start]
     return tuple(sorted(kept, key=lambda one: (one.start, one.end)))

@@ -23,7 +23,7 @@ class Transfer:
         labels: the classes, in the order of the logits.
         train: labelled clips of the source.
         develop: labelled clips of other speakers of the source.
-        listen: clips of the target whose labels only the supervised ceiling reads.
+        listen: clips of the target, of these classes; only the supervised ceiling learns their labels.
         test: clips of other speakers of the target.
     """
 

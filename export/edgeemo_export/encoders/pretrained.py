@@ -9,7 +9,7 @@ the window and gives one token a slot, a face graph takes uint8 crops, a text gr
 masks the padding.
 
 What is known of them here: of small random configurations, the graphs equal the modules to 1e-4 and the
-linter for TensorRT has been asked. No figure of a large one was measured in this project. CLIP's projected
+linter for TensorRT finds nothing. No figure of a large one was measured in this project. CLIP's projected
 embedding is what Foal-Net's code reads, 768 wide [CODE]; its crops (whole frames there) and the averaging of
 speech frames into slots are this project's own.
 """

@@ -92,16 +92,33 @@ def train(system: str, data: Path, encoders: Path | None, folder: Path, config: 
         raise InputError(
             f"--encoders: {system} reads the {' and the '.join(wanted)} of a run; name its folder"
         )
-    found = {name: _restored(encoders / name, name) for name in wanted} if encoders else {}
+    found = _found(system, encoders)
     folder.mkdir(parents=True, exist_ok=True)
     with processes.one_by_one():
-        _keep_encoders(found, folder)
+        if (folder / WEIGHTS).exists():
+            _refuse_others(found, folder)
+        else:
+            torch.save({name: model.state_dict() for name, model in found.items()}, folder / WEIGHTS)
     tokens = folder if encoders is None else encoders / "fusion"
     trained = _made(system, data, tokens, folder, config, found)
     if processes.rank() == 0:
         said = {"system": system, "temperatures": trained.fusion.temperatures.tolist()}
         (folder / FILE).write_text(json.dumps(said, indent=1) + "\n")
     return trained
+
+
+def check_encoders(system: str, encoders: Path | None, folder: Path) -> None:
+    """Check that a run was begun over these encoders.
+
+    Args:
+        system: one of `DEFAULTS`.
+        encoders: see `train`.
+        folder: of the run, which has copies.
+
+    Raises:
+        InputError: it was begun over others.
+    """
+    _refuse_others(_found(system, encoders), folder)
 
 
 def is_run(folder: Path) -> bool:
@@ -114,7 +131,7 @@ def read(folder: Path, data: Path) -> Trained:
 
     Args:
         folder: of the run.
-        data: the corpora, by whose development part FDAN is calibrated again.
+        data: the corpora, which tell DIDAN's classes, and by whose development part FDAN is calibrated again.
 
     Raises:
         InputError: the folder holds no finished run.
@@ -196,26 +213,21 @@ def _loaded(name: str, state: Mapping[str, Any]) -> nn.Module:
     return model.eval()
 
 
+def _found(system: str, encoders: Path | None) -> dict[str, nn.Module]:
+    return {name: _restored(encoders / name, name) for name in ENCODERS[system]} if encoders else {}
+
+
 def _stored(folder: Path) -> dict[str, Any]:
     stored: dict[str, Any] = torch.load(folder / WEIGHTS, weights_only=True)
     return stored
 
 
-def _keep_encoders(found: Mapping[str, nn.Module], folder: Path) -> None:
-    """Copy the encoders into the run; where it has some, they must be these.
-
-    Raises:
-        InputError: it was begun over others.
-    """
-    states = {name: model.state_dict() for name, model in found.items()}
-    if not (folder / WEIGHTS).exists():
-        torch.save(states, folder / WEIGHTS)
-        return
+def _refuse_others(found: Mapping[str, nn.Module], folder: Path) -> None:
     before = _stored(folder)
-    same = before.keys() == states.keys() and all(
+    same = before.keys() == found.keys() and all(
         torch.equal(value, before[name][key])
-        for name, state in states.items()
-        for key, value in state.items()
+        for name, model in found.items()
+        for key, value in model.state_dict().items()
     )
     if not same:
         raise InputError(

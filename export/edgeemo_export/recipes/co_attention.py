@@ -154,21 +154,8 @@ def train(
     model = new_model(voice, len(pieces), config)
     reader = reader_of(pieces)
 
-    def heard() -> list[VoiceBank]:
-        copies = {"train": config.copies, "develop": 1}
-        return [bank_voices(voice.encoder, clips[split], copies[split], seed=1) for split in clips]
-
-    with processes.one_by_one():
-        path = (tokens or folder) / f"spoken-{config.copies}.pt"
-        banks = stored(path, voice.encoder, VoiceBank, heard)
-        known = {
-            split: Utterances(
-                bank,
-                texts[split],
-                {} if aligned is None else segments(clips[split], aligned, config.granularities),
-            )
-            for split, bank in zip(clips, banks, strict=True)
-        }
+    path = (tokens or folder) / f"spoken-{config.copies}.pt"
+    known = _known(voice, clips, texts, path, config, aligned)
     drawer = Drawer(known["train"], [clip.corpus for clip in clips["train"]], reader, config)
 
     def batches(random: torch.Generator) -> Iterator[Tensor]:
@@ -193,6 +180,32 @@ def train(
         calibrated = {"model": fitted.state_dict(), "temperatures": [voice_, text, both], "pieces": pieces}
         torch.save(calibrated, folder / CALIBRATED)
     return Trained(voice, fitted, tuple(pieces), (voice_, text, both))
+
+
+def _known(
+    voice: VoiceModel,
+    clips: Mapping[str, Sequence[voices.Clip]],
+    texts: Mapping[str, Sequence[str]],
+    path: Path,
+    config: Config,
+    aligned: Path | None,
+) -> dict[str, Utterances]:
+    """The utterances of each split; their tokens are read back from ``path``, or made and kept there."""
+
+    def heard() -> list[VoiceBank]:
+        copies = {"train": config.copies, "develop": 1}
+        return [bank_voices(voice.encoder, clips[split], copies[split], seed=1) for split in clips]
+
+    with processes.one_by_one():
+        banks = stored(path, voice.encoder, VoiceBank, heard)
+        return {
+            split: Utterances(
+                bank,
+                texts[split],
+                {} if aligned is None else segments(clips[split], aligned, config.granularities),
+            )
+            for split, bank in zip(clips, banks, strict=True)
+        }
 
 
 def read(voice: VoiceModel, folder: Path, config: Config = DEFAULTS) -> Trained:
@@ -329,10 +342,7 @@ def _padded(matrix: Tensor, count: int) -> Tensor:
 
 def _heard(samples: Tensor) -> Tensor:
     """Which hops of a recording `sounds.contexts` keeps, ``[hops]``."""
-    hops = max(1, -(-len(samples) // sounds.HOP))
-    padded = F.pad(samples, (sounds.CONTEXT - sounds.HOP, hops * sounds.HOP - len(samples)))
-    energy = padded.unfold(0, sounds.CONTEXT, sounds.HOP).double().square().mean(dim=1)
-    heard = energy >= sounds.SILENCE**2
+    _, heard = sounds.cut(samples)
     heard[-1] |= not heard.any()
     return heard
 
@@ -417,9 +427,10 @@ class Control:
         text: UA of the text alone.
         both: UA of both.
         gain: UA of both less that of the voice alone; paired bootstrap. More than chance would have it is
-            leakage, or the language, which tells the corpus and so which labels there are.
-        content: UA of both less that with the sentences exchanged among the utterances, which leaves the
-            language; more than chance would have it is leakage.
+            leakage, or the branches, which hear the voice once more with weights of their own, or the
+            language, which tells the corpus and so which labels there are.
+        content: UA of both less that with the sentences exchanged among the utterances, which leaves branches
+            and language; more than chance would have it is leakage.
     """
 
     n: int

@@ -14,8 +14,8 @@ segment ``[b_k, e_k)`` is ``s_k = mean_t h_t``, and each granularity has such a 
 adds the log-probabilities of the voice alone, of the text alone and of each branch, with weights that sum to
 one.
 
-Published protocol and numbers: IEMOCAP, unweighted accuracy (UA); the abstract claims 1.3 points of UA over
-the best of its baselines, and no more is known here. Nothing of it is reproduced: IEMOCAP needs a licence,
+Published protocol and numbers: IEMOCAP, unweighted accuracy (UA); the abstract claims 1.3 % of UA over the
+best of its baselines, and no more is known here. Nothing of it is reproduced: IEMOCAP needs a licence,
 and the absolute figures, the sizes of the encoders, which of their layers are read, whether they are tuned,
 the aligner, the cross-validation and the optimiser were not to be found.
 

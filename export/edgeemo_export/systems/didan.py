@@ -15,8 +15,9 @@ the runtime's answers are calibrated probabilities, and the alignments of `edgee
 the middle layer, or three of it at all layers. Batch norms read source and target together.
 
 Data: one labelled corpus, and recordings of another of which nobody knows the labels. Published protocol:
-six directed tasks between EmoDB, eNTERFACE'05 and CASIA, UAR. Defect avoided: alignment is fitted on
-speakers of the target who are not those it is tested on.
+LIDAN was evaluated on EmoDB, eNTERFACE'05 and CASIA (abstract); that DIDAN was too, in six directed tasks
+by UAR, is from memory and unverified. Defect avoided: alignment is fitted on speakers of the target who are
+not those it is tested on.
 """
 
 from __future__ import annotations

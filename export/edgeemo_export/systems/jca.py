@@ -7,8 +7,8 @@ code, or (inferred) from both; its body was not at hand.
 Published protocol (code): Aff-Wild2, a window of 256 pictures in L = 8 sub-sequences; I3D and a TCN on faces
 of 224 pixels and a ResNet-18 on log-mel spectrograms, both frozen, 512 features each; one model for valence
 and one for arousal; the target of a sub-sequence is the rating of its last picture; Adam at 1e-3, batch 96,
-30 epochs, the rate times 0.8 every second epoch after the fifth; the best epoch by the validation set;
-181,889 parameters.
+30 epochs, the rate times 0.8 every second epoch after the fifth; the best epoch by the validation set. Its
+fusion has 181,889 parameters once its regressor is as wide as its features, 231,041 as released (counted).
 
 Published numbers, CCC on Aff-Wild2, test (validation). Each is of one edition of its challenge, which has
 splits of its own, so they cannot be compared with each other, nor with what is trained here on other data:

@@ -269,15 +269,16 @@ def graph(tmp_path_factory: pytest.TempPathFactory) -> tuple[FDAN, Path]:
 def test_the_graph_is_for_tensorrt_and_repeats_nothing(graph: tuple[FDAN, Path]) -> None:
     model = onnx.load(graph[1])
     assert lint(model) == []
-    assert not {node.op_type for node in model.graph.node} & {"Shape", "Expand", "Tile"}
+    # Nor is there any of LMMD, whose kernels are exponentials.
+    assert not {node.op_type for node in model.graph.node} & {"Shape", "Expand", "Tile", "Exp"}
     inputs = {item.name: [d.dim_param or d.dim_value for d in item.type.tensor_type.shape.dim]
               for item in model.graph.input}  # fmt: skip
     assert inputs["voice_tokens"] == [1, SLOTS, WIDTH] and inputs["face_tokens"] == ["N", SLOTS, WIDTH]
 
 
-def test_lmmd_is_not_in_the_graph(graph: tuple[FDAN, Path], tmp_path: Path) -> None:
+@pytest.mark.slow
+def test_the_graph_is_the_same_without_lmmd(graph: tuple[FDAN, Path], tmp_path: Path) -> None:
     fusion, path = graph
-    assert "Exp" not in {node.op_type for node in onnx.load(path).graph.node}  # of its kernels
     fusion.weight = 0.0
     write(fusion, tmp_path / "without.onnx")
     assert (tmp_path / "without.onnx").read_bytes() == path.read_bytes()

@@ -17,6 +17,7 @@ import numpy as np
 
 from edgeemo.errors import InputError
 
+from .folds import DEVELOPMENT_EVERY, DEVELOPMENT_PLACE
 from .item import Item, Tally
 from .layout import first_file, first_folder, require
 
@@ -35,7 +36,6 @@ COLUMNS = (
     *("subDirectory_filePath", "face_x", "face_y", "face_width", "face_height", "facial_landmarks"),
     *("expression", "valence", "arousal"),
 )
-DEVELOPMENT_EVERY, DEVELOPMENT_PLACE = 10, 3
 
 
 def read(folder: Path) -> list[Item]:

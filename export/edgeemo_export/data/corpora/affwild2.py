@@ -21,6 +21,7 @@ from pathlib import Path
 from edgeemo.errors import InputError
 
 from ..labels import LABELS
+from .folds import DEVELOPMENT_EVERY, DEVELOPMENT_PLACE
 from .item import Item, Tally
 from .layout import first_folder, require
 
@@ -36,7 +37,6 @@ SUFFIXES = (".jpg", ".png")
 LONGEST = 120
 """Frames of an item: four seconds at thirty a second, a window of the project's systems."""
 
-DEVELOPMENT_EVERY, DEVELOPMENT_PLACE = 10, 3
 PERSON = re.compile(r"_(left|right)$")
 
 Affect = tuple[float, float]

@@ -35,7 +35,6 @@ USAGES = {
 }
 SIZE = (48, 48)
 CHOICES = (*ferplus.VOTES, "contempt", "unknown", "not a face")
-DEVELOPMENT_PLACE = 3  # of every tenth, as the project's own reader has it
 
 
 def read(folder: Path) -> list[Item]:
@@ -118,10 +117,9 @@ def _count(path: Path) -> int:
 def _from_arrays(path: Path, left: Tally) -> Iterator[Item]:
     with np.load(path, allow_pickle=False) as stored:
         votes = stored["votes"]
-    every = ferplus.DEVELOPMENT_EVERY
     for number, label in enumerate(_labels(votes, path, left)):
         if label:
-            develops = number % every == DEVELOPMENT_PLACE
+            develops = number % ferplus.DEVELOPMENT_EVERY == ferplus.DEVELOPMENT_PLACE
             split = "test" if path.stem == "valid" else "develop" if develops else "train"
             yield Item(label, "", path, split=split, frames=(number, number + 1))
 

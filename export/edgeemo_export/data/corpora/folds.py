@@ -16,6 +16,8 @@ from edgeemo.errors import InputError
 from .item import Item, Tally
 
 FOLDER = Path(__file__).parent / "splits"
+DEVELOPMENT_EVERY, DEVELOPMENT_PLACE = 10, 3
+"""Where a corpus has a split without a development part: every tenth training item, from this place on."""
 
 
 @dataclass(frozen=True)
