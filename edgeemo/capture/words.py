@@ -33,7 +33,7 @@ def read_words(path: str | Path) -> list[Words]:
     words = []
     for number, line in enumerate(text.split("\n"), start=1):
         fields = [field.strip() for field in line.split("\t")]
-        if fields == [""] or (number == 1 and [field.lower() for field in fields] in _HEADERS):
+        if not any(fields) or (number == 1 and [field.lower() for field in fields] in _HEADERS):
             continue
         entry = _entry(f"{path}, line {number}", fields)
         if entry.words:
@@ -58,7 +58,7 @@ def _entry(where: str, fields: list[str]) -> Words:
         raise SourceError(f"{where}: it has {len(fields)} fields; it must be {_LINE}")
     start, end = (_seconds(where, *given) for given in zip(("start", "end"), fields[:2], strict=True))
     if end < start:
-        raise SourceError(f"{where}: the end, {end:g} s, is before the start, {start:g} s")
+        raise SourceError(f"{where}: the end, {end:g} s, is before the start, {start:g} s; it must not be")
     return Words(fields[2], start, end)
 
 

@@ -16,17 +16,27 @@ _Verbs: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run ``edgeemo-export`` and give its exit status: 0 done, 1 a check failed, 2 wrong usage or input."""
+    """Run ``edgeemo-export`` and give its exit status.
+
+    0 is done, 1 a check that failed, 2 wrong usage or input, 130 interrupted from the keyboard.
+    """
     parser = _parser()
     chosen = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s: %(message)s")
-    logging.getLogger("onnx_ir").setLevel(logging.WARNING)  # its notes on one export are in the hundreds
+    for name in ("onnx_ir", "onnxscript"):  # their notes on one export are in the hundreds
+        logging.getLogger(name).setLevel(logging.WARNING)
     try:
         _run(chosen)
     except CheckFailed as error:
         parser.exit(1, f"edgeemo-export: {error}\n")
-    except (EdgeEmoError, OSError) as error:
+    except EdgeEmoError as error:
         parser.exit(2, f"edgeemo-export: {error}\n")
+    except OSError as error:
+        named = error.filename is not None and error.strerror is not None
+        told = f"{error.filename}: {error.strerror}" if named else str(error)
+        parser.exit(2, f"edgeemo-export: {told}\n")
+    except KeyboardInterrupt:
+        parser.exit(130, "edgeemo-export: interrupted\n")
     return 0
 
 
@@ -70,12 +80,18 @@ def _add_train(verbs: _Verbs) -> None:
         type=Path,
         help="with --system: finished run whose face and voice it reads; fdan and didan train their own",
     )
+    train.add_argument(
+        "--aligned",
+        type=Path,
+        help="with --system co-attention: folder with word or phone timings, a file of the recording's name "
+        "each (.TextGrid, .ctm or .tsv); fixed strides stand for what has none",
+    )
     train.add_argument("--run", type=Path, default=Path("runs/default"), help="folder of states and curves")
     train.add_argument("--seed", type=int, default=0)
     _settable(train, "change a setting, such as voice.schedule.epochs=5 (more than once for several)")
     train.add_argument(
         "--threads",
-        type=int,
+        type=_count,
         default=_threads(),
         help="of each process; several are started by torchrun --nproc-per-node N -m -- edgeemo_export.cli "
         "train ...",
@@ -96,7 +112,7 @@ def _add_bundle(verbs: _Verbs) -> None:
     bundle.add_argument("--out", type=Path, required=True, help="folder of the bundle")
     bundle.add_argument("--name", help="of a model trained by --manifest")
     bundle.add_argument("--licence", help="of the weights of a model trained by --manifest")
-    bundle.add_argument("--threads", type=int, default=os.cpu_count() or 1)
+    bundle.add_argument("--threads", type=_count, default=os.cpu_count() or 1)
 
 
 def _add_adapt(verbs: _Verbs) -> None:
@@ -120,7 +136,7 @@ def _add_adapt(verbs: _Verbs) -> None:
     )
     adapt.add_argument("--seed", type=int, default=0)
     _settable(adapt, "change a setting, such as alignment=coral, weight=0.3 or schedule.epochs=5")
-    adapt.add_argument("--threads", type=int, default=os.cpu_count() or 1)
+    adapt.add_argument("--threads", type=_count, default=os.cpu_count() or 1)
 
 
 def _add_data(verbs: _Verbs) -> None:
@@ -172,7 +188,7 @@ def _add_studies(verbs: _Verbs) -> None:
     systems.add_argument(
         "--clips", action="store_true", help="look at the audio-visual clips too, once everything is settled"
     )
-    systems.add_argument("--threads", type=int, default=os.cpu_count() or 1)
+    systems.add_argument("--threads", type=_count, default=os.cpu_count() or 1)
     transfer = verbs.add_parser(
         "transfer", help="train what is missing of the study across corpora of voices, and write its page"
     )
@@ -182,7 +198,7 @@ def _add_studies(verbs: _Verbs) -> None:
     transfer.add_argument("--targets", nargs="+", default=["emodb", "nemo"], choices=("emodb", "nemo"))
     transfer.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     _settable(transfer, "change a setting of all runs")
-    transfer.add_argument("--threads", type=int, default=os.cpu_count() or 1)
+    transfer.add_argument("--threads", type=_count, default=os.cpu_count() or 1)
 
 
 def _settable(parser: argparse.ArgumentParser, what: str) -> None:
@@ -240,10 +256,20 @@ def _threads() -> int:
     return max(1, (os.cpu_count() or 1) // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
 
 
+def _count(text: str) -> int:
+    try:
+        value = int(text)
+    except ValueError:
+        value = 0
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{text!r}: give a whole number, 1 or more")
+    return value
+
+
 def _train(chosen: argparse.Namespace) -> None:
     from . import processes
     from .data import own
-    from .recipes import default
+    from .recipes import by_name, default
     from .recipes import own as recipe
 
     if chosen.system is not None:
@@ -251,6 +277,10 @@ def _train(chosen: argparse.Namespace) -> None:
         return
     if chosen.encoders is not None:
         raise InputError("--encoders is for --system; leave it out")
+    if chosen.aligned is not None:
+        raise InputError("--aligned is for --system co-attention; leave it out")
+    if by_name.is_begun(chosen.run):
+        raise InputError(f"{chosen.run}: it holds a run of --system; name that, or give another --run")
     if chosen.manifest is not None:
         with processes.one_by_one():
             begun = own.begin(
@@ -262,9 +292,7 @@ def _train(chosen: argparse.Namespace) -> None:
             )
         recipe.train(begun, _settings(recipe.DEFAULTS, chosen))
         return
-    if chosen.face_is_cropped or chosen.speakers_unknown:
-        raise InputError("--face-is-cropped and --speakers-unknown are for --manifest; leave them out")
-    _check_default(chosen.run)
+    _check_corpora(chosen)
     default.train(chosen.data, chosen.run, _settings(default.DEFAULTS, chosen))
 
 
@@ -275,9 +303,11 @@ def _train_system(chosen: argparse.Namespace) -> None:
         raise InputError("--system is trained on the corpora: give --data in place of --manifest")
     if (chosen.run / "voice").exists():
         raise InputError(f"{chosen.run}: it holds a run of the default system; give another --run")
-    _check_default(chosen.run)
+    _check_corpora(chosen)
     config = _settings(by_name.DEFAULTS[chosen.system], chosen)
-    by_name.train(chosen.system, chosen.data, chosen.encoders, chosen.run, config)
+    if not chosen.data.is_dir():  # tokens that are kept would do without
+        raise InputError(f"--data: {chosen.data} is no folder; give that of the corpora")
+    by_name.train(chosen.system, chosen.data, chosen.encoders, chosen.run, config, chosen.aligned)
 
 
 def _systems(chosen: argparse.Namespace) -> None:
@@ -334,6 +364,10 @@ def _bundle(chosen: argparse.Namespace) -> None:
         system_bundle.write(system, chosen.data, chosen.out)
         return
     _check_default(chosen.run)
+    if by_name.is_begun(chosen.run) or not (chosen.run / "fusion" / "state.pt").exists():
+        raise InputError(
+            f"{chosen.run}: it holds no finished run; call edgeemo-export train, again if it stopped"
+        )
     config = seeded(default.settings(chosen.run, default.DEFAULTS), chosen.seed)  # another seed is refused
     bundle.write(default.train(chosen.data, chosen.run, config), chosen.data, chosen.out, chosen.seed)
 
@@ -348,6 +382,13 @@ def _adapt(chosen: argparse.Namespace) -> None:
         chosen.bundle, chosen.target, chosen.source, chosen.out, chosen.labelled, config
     )
     print(page(report))
+
+
+def _check_corpora(chosen: argparse.Namespace) -> None:
+    """What a training on the corpora must not be told, and where it must not go."""
+    if chosen.face_is_cropped or chosen.speakers_unknown:
+        raise InputError("--face-is-cropped and --speakers-unknown are for --manifest; leave them out")
+    _check_default(chosen.run)
 
 
 def _check_default(run: Path) -> None:

@@ -16,6 +16,7 @@ from edgeemo.errors import SourceError
         b"start\tend\twords\n0.1\t0.4\twell\n0.4\t1\tplayed, you two",
         b"start\tend\tword\n0.1\t0.4\twell\n0.4\t1\tplayed, you two\n",
         b"\xef\xbb\xbfStart\tEnd\tWords\r\n0.1\t0.4\twell\r\n\r\n 0.4 \t1.0\t played, you two \r\n\r\n",
+        b"0.1\t0.4\twell\n \t \t \n0.4\t1\tplayed, you two\n",
         b"0.1\t0.4\twell\n0.9\t0.9\t\n0.4\t1e0\tplayed, you two\n",
     ],
 )
@@ -47,7 +48,7 @@ def test_letters_of_every_script_are_read_and_nothing_is_nothing(tmp_path: Path)
         ("0.1\tinf\twell", "the end is 'inf'"),
         ("0,1\t0.4\twell", "the start is '0,1'"),
         ("-0.1\t0.4\twell", "the start is '-0.1'"),
-        ("0.5\t0.4\twell", "the end, 0.4 s, is before the start, 0.5 s"),
+        ("0.5\t0.4\twell", "the end, 0.4 s, is before the start, 0.5 s; it must not be"),
     ],
 )
 def test_a_bad_line_is_named(tmp_path: Path, line: str, message: str) -> None:

@@ -12,16 +12,17 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+import edgeemo
 from edgeemo.errors import InputError
 from edgeemo_calibration import lint
-from edgeemo_export import to_onnx, transfer_page
+from edgeemo_export import bundle, system_bundle, to_onnx, transfer_page
 from edgeemo_export.alignment import BY_NAME
 from edgeemo_export.config import override
 from edgeemo_export.data import sounds, voices
 from edgeemo_export.data.labels import LABELS, NORMS
 from edgeemo_export.data.transfer import TARGETS, Transfer, transfer
 from edgeemo_export.encoders.fold import fold_batch_norms
-from edgeemo_export.recipes import didan
+from edgeemo_export.recipes import by_name, didan
 from edgeemo_export.systems.didan import DIDAN, Layers, VoiceAnswers
 from edgeemo_export.train import Schedule, optimiser
 
@@ -193,6 +194,31 @@ def test_exported_graphs_hold_no_alignment(enliven: Callable[..., nn.Module], tm
         assert (
             weights < expected + 2 * 257 * 400 + 64 * 257 + 1000
         )  # the DFT and the filters of the front end
+
+
+@pytest.mark.usefixtures("study")
+def test_bundle(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(bundle, "CALIBRATION_ITEMS", 8)
+    trained = by_name.train("didan", Path(), None, tmp_path / "run", TINY)
+    again = by_name.read(tmp_path / "run", Path())
+    for name, value in trained.fusion.state_dict().items():
+        assert torch.equal(value, again.fusion.state_dict()[name]), name
+    system_bundle.write(again, Path(), tmp_path / "bundle")
+    provenance = edgeemo.Bundle.read(tmp_path / "bundle").provenance
+    assert provenance["data"] == ["RAVDESS actors 02-14", "EmoDB 03, 08, 09, 10, without labels"]
+    samples = sound(Path("emodb/test/0/anger.flac"))
+    with torch.no_grad():
+        tokens = trained.encoders["voice"].eval()(sounds.contexts(samples))
+        expected = trained.fusion(tokens[None], torch.ones(1, len(tokens)))[0].softmax(1)[0]
+    for precision, tolerance in (("fp32", 1e-4), ("int8", 0.1)):
+        with edgeemo.load(tmp_path / "bundle", backend="onnx", precision=precision) as model:
+            assert (model.labels, model.bundle.modalities) == (KEPT, ("voice",))
+            with edgeemo.Stream(model) as stream:
+                stream.push_audio(samples.numpy(), 16000, 0.0)
+                stream.end("voice")
+                last = stream.poll()[-1]
+        assert last.probabilities is not None and last.probabilities.keys() == set(KEPT)
+        assert list(last.probabilities.values()) == pytest.approx(expected.tolist(), abs=tolerance)
 
 
 def test_page(study: Transfer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -104,6 +104,15 @@ def test_what_does_not_fit_a_run_is_refused(made: Made, tmp_path: Path) -> None:
     torch.save(state, made.encoders / "voice" / "state.pt")
     with pytest.raises(InputError, match="begun over other encoders"):
         train(made, "jca", run)
+    with pytest.raises(InputError, match="it holds a run of jca; give another --run"):
+        train(made, "foal-net", run)
+    shutil.copy(made.encoders / "voice" / "state.pt", made.encoders / "face" / "state.pt")
+    with pytest.raises(InputError, match=r"face/state.pt: it is not the state of a face"):
+        train(made, "jca", tmp_path / "other")
+    for content in (b"", b"junk\n", b"\x80\x02}."):
+        (made.encoders / "face" / "state.pt").write_bytes(content)
+        with pytest.raises(InputError, match=r"face/state.pt: it is not the state of a face"):
+            train(made, "jca", tmp_path / "other")
     (made.encoders / "face" / "state.pt").unlink()
     with pytest.raises(InputError, match=r"face/state.pt: it is missing; --encoders must name a run"):
         train(made, "jca", tmp_path / "other")
@@ -121,16 +130,30 @@ def test_what_does_not_fit_a_run_is_refused(made: Made, tmp_path: Path) -> None:
     ("words", "error"),
     [
         (["--data", "data", "--encoders", "run"], "--encoders is for --system"),
+        (["--data", "data", "--aligned", "said"], "--aligned is for --system co-attention"),
+        (["--data", "data", "--system", "jca", "--aligned", "said"], "jca reads no words; leave it out"),
+        (
+            ["--data", "data", "--system", "co-attention", "--aligned", "nowhere"],
+            "--aligned nowhere: it is no folder",
+        ),
         (["--manifest", "list.csv", "--system", "jca"], "give --data in place of --manifest"),
         (["--data", "data", "--system", "jca", "--set", "pairs=all"], "must be one of label, votes, units"),
         (["--data", "data", "--system", "jca", "--set", "missing=0.6"], "missing 0.6; it must be from 0"),
         (["--data", "data", "--system", "foal-net", "--set", "tokens=41"], "tokens 41; it must be from 1"),
         (["--data", "data", "--system", "foal-net", "--set", "avel=-1"], "avel -1.0; it must be 0 or more"),
+        (["--data", "data", "--system", "jca"], "--data: data is no folder; give that of the corpora"),
+        (["--data", "data", "--system", "jca", "--speakers-unknown"], "are for --manifest; leave them out"),
+        (["--data", "data", "--threads", "0"], "argument --threads: '0': give a whole number, 1 or more"),
     ],
 )
 def test_wrong_usage_ends_with_status_2(
-    words: list[str], error: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    words: list[str],
+    error: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
+    monkeypatch.chdir(tmp_path)
     with pytest.raises(SystemExit) as ended:
         main(["train", *words, "--run", str(tmp_path / "run")])
     assert ended.value.code == 2
@@ -152,6 +175,48 @@ def test_the_command_line_trains_and_keeps_the_seed(
         main([*words, "--system", "jca", "--run", str(made.encoders)])
     assert "it holds a run of the default system" in capsys.readouterr().err
     assert not (made.encoders / by_name.FILE).exists()
+    for given in (["--data", str(made.data)], ["--manifest", str(tmp_path / "list.csv")]):
+        with pytest.raises(SystemExit):  # and so is the system's
+            main(["train", *given, "--run", str(run)])
+        assert f"{run}: it holds a run of --system" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("begun", [False, True])
+def test_a_bundle_of_what_is_not_finished_trains_nothing(
+    begun: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+    if begun:
+        run.mkdir()
+        (run / by_name.WEIGHTS).touch()
+    with pytest.raises(SystemExit) as ended:
+        main(["bundle", "--data", str(tmp_path), "--run", str(run), "--out", str(tmp_path / "bundle")])
+    assert ended.value.code == 2
+    assert f"{run}: it holds no finished run" in capsys.readouterr().err
+
+
+def test_interrupted_training_says_so_and_no_more(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(*given: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(by_name, "train", interrupted)
+    with pytest.raises(SystemExit) as ended:
+        main(["train", "--data", str(tmp_path), "--system", "fdan", "--run", str(tmp_path / "run")])
+    assert ended.value.code == 130
+    assert capsys.readouterr().err == "edgeemo-export: interrupted\n"
+
+
+def test_a_run_that_is_a_file_is_named(
+    made: Made, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "run").touch()
+    words = ["train", "--system", "jca", "--data", str(made.data), "--encoders", str(made.encoders)]
+    with pytest.raises(SystemExit) as ended:
+        main([*words, "--run", str(tmp_path / "run")])
+    assert ended.value.code == 2
+    assert f"edgeemo-export: {tmp_path / 'run'}: File exists" in capsys.readouterr().err
 
 
 def batch(count: int) -> Windows:

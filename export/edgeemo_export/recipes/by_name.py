@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -70,7 +71,9 @@ class Trained:
         return int(self.config.schedule.seed)
 
 
-def train(system: str, data: Path, encoders: Path | None, folder: Path, config: Any) -> Trained:
+def train(
+    system: str, data: Path, encoders: Path | None, folder: Path, config: Any, aligned: Path | None = None
+) -> Trained:
     """Train a system, or finish what an earlier call began.
 
     Args:
@@ -81,10 +84,16 @@ def train(system: str, data: Path, encoders: Path | None, folder: Path, config: 
         folder: of the settings, the state, the curve and copies of the encoders, so that it can be bundled
             alone.
         config: the settings.
+        aligned: folder with word or phone timings, of co-attention alone; see its recipe.
 
     Raises:
-        InputError: encoders are missing, or the run in ``folder`` was begun with other settings or encoders.
+        InputError: encoders are missing, the run in ``folder`` was begun with other settings or encoders, or
+            there are timings for a system that reads no words.
     """
+    if aligned is not None and system != "co-attention":
+        raise InputError(f"--aligned: {system} reads no words; leave it out")
+    if aligned is not None and not aligned.is_dir():
+        raise InputError(f"--aligned {aligned}: it is no folder; give that of the files with timings")
     wanted = ENCODERS[system]
     if not wanted and encoders is not None:
         raise InputError(f"--encoders: {system} trains its own; leave it out")
@@ -92,6 +101,9 @@ def train(system: str, data: Path, encoders: Path | None, folder: Path, config: 
         raise InputError(
             f"--encoders: {system} reads the {' and the '.join(wanted)} of a run; name its folder"
         )
+    other = _told(folder)
+    if other not in ("", system):
+        raise InputError(f"{folder}: it holds a run of {other}; give another --run")
     found = _found(system, encoders)
     folder.mkdir(parents=True, exist_ok=True)
     with processes.one_by_one():
@@ -100,7 +112,7 @@ def train(system: str, data: Path, encoders: Path | None, folder: Path, config: 
         else:
             torch.save({name: model.state_dict() for name, model in found.items()}, folder / WEIGHTS)
     tokens = folder if encoders is None else encoders / "fusion"
-    trained = _made(system, data, tokens, folder, config, found)
+    trained = _made(system, data, tokens, folder, config, found, aligned)
     if processes.rank() == 0:
         said = {"system": system, "temperatures": trained.fusion.temperatures.tolist()}
         (folder / FILE).write_text(json.dumps(said, indent=1) + "\n")
@@ -119,6 +131,11 @@ def check_encoders(system: str, encoders: Path | None, folder: Path) -> None:
         InputError: it was begun over others.
     """
     _refuse_others(_found(system, encoders), folder)
+
+
+def is_begun(folder: Path) -> bool:
+    """Whether a folder holds a run of a system, finished or not."""
+    return (folder / WEIGHTS).exists()
 
 
 def is_run(folder: Path) -> bool:
@@ -160,8 +177,22 @@ def read(folder: Path, data: Path) -> Trained:
     return _made(system, data, folder, folder, config, found)
 
 
+def _told(folder: Path) -> str:
+    """The system of a finished run; empty where there is none, or none that says it."""
+    try:
+        return str(json.loads((folder / FILE).read_text())["system"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return ""
+
+
 def _made(
-    system: str, data: Path, tokens: Path, folder: Path, config: Any, found: Mapping[str, nn.Module]
+    system: str,
+    data: Path,
+    tokens: Path,
+    folder: Path,
+    config: Any,
+    found: Mapping[str, nn.Module],
+    aligned: Path | None = None,
 ) -> Trained:
     """Call the recipe, which only reads back what is finished."""
     if system == "fdan":
@@ -170,7 +201,8 @@ def _made(
     if system == "didan":
         return _didan(config, didan.carry(data, folder, config), transfer(data, config.target).labels)
     if system == "co-attention":
-        return _co_attention(config, co_attention.train(data, _voice(found), folder, config, tokens=tokens))
+        made = co_attention.train(data, _voice(found), folder, config, aligned, tokens)
+        return _co_attention(config, made)
     fusion = systems.train(data, folder, _face(found), _voice(found), tokens, config)
     return Trained(system, config, _encoders(found), fusion)
 
@@ -204,7 +236,14 @@ def _restored(folder: Path, name: str) -> nn.Module:
     path = folder / "state.pt"
     if not path.exists():
         raise InputError(f"{path}: it is missing; --encoders must name a run of edgeemo-export train --data")
-    return _loaded(name, torch.load(path, weights_only=True)["averaged"])
+    try:
+        return _loaded(name, torch.load(path, weights_only=True)["averaged"])
+    # What is no such file fails in whatever way its bytes have it.
+    except (RuntimeError, LookupError, ValueError, TypeError, EOFError, pickle.UnpicklingError) as error:
+        raise InputError(
+            f"{path}: it is not the state of a {name}; --encoders must name a run of "
+            "edgeemo-export train --data"
+        ) from error
 
 
 def _loaded(name: str, state: Mapping[str, Any]) -> nn.Module:
