@@ -32,8 +32,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except EdgeEmoError as error:
         parser.exit(2, f"edgeemo-export: {error}\n")
     except OSError as error:
-        named = error.filename is not None and error.strerror is not None
-        told = f"{error.filename}: {error.strerror}" if named else str(error)
+        name = error.filename if error.filename2 is None else error.filename2
+        told = str(error) if name is None or error.strerror is None else f"{name}: {error.strerror}"
         parser.exit(2, f"edgeemo-export: {told}\n")
     except KeyboardInterrupt:
         parser.exit(130, "edgeemo-export: interrupted\n")
@@ -305,8 +305,6 @@ def _train_system(chosen: argparse.Namespace) -> None:
         raise InputError(f"{chosen.run}: it holds a run of the default system; give another --run")
     _check_corpora(chosen)
     config = _settings(by_name.DEFAULTS[chosen.system], chosen)
-    if not chosen.data.is_dir():  # tokens that are kept would do without
-        raise InputError(f"--data: {chosen.data} is no folder; give that of the corpora")
     by_name.train(chosen.system, chosen.data, chosen.encoders, chosen.run, config, chosen.aligned)
 
 

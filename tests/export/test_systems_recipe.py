@@ -120,6 +120,12 @@ def test_what_does_not_fit_a_run_is_refused(made: Made, tmp_path: Path) -> None:
         by_name.train("jca", made.data, None, tmp_path / "other", DEFAULTS["jca"])
     with pytest.raises(InputError, match="fdan trains its own"):
         by_name.train("fdan", made.data, made.encoders, tmp_path / "other", DEFAULTS["fdan"])
+    for system, aligned, error in (
+        ("jca", tmp_path, "reads no words"),
+        ("co-attention", run / "x", "no folder"),
+    ):
+        with pytest.raises(InputError, match=error):
+            by_name.train(system, made.data, made.encoders, tmp_path / "o", DEFAULTS[system], aligned)
     for text in ("", "{}", '{"system": "other", "temperatures": [1, 1, 1]}', '{"system": "jca"}'):
         (run / by_name.FILE).write_text(text)
         with pytest.raises(InputError, match="the folder must hold a finished run of"):
@@ -131,17 +137,15 @@ def test_what_does_not_fit_a_run_is_refused(made: Made, tmp_path: Path) -> None:
     [
         (["--data", "data", "--encoders", "run"], "--encoders is for --system"),
         (["--data", "data", "--aligned", "said"], "--aligned is for --system co-attention"),
-        (["--data", "data", "--system", "jca", "--aligned", "said"], "jca reads no words; leave it out"),
-        (
-            ["--data", "data", "--system", "co-attention", "--aligned", "nowhere"],
-            "--aligned nowhere: it is no folder",
-        ),
         (["--manifest", "list.csv", "--system", "jca"], "give --data in place of --manifest"),
         (["--data", "data", "--system", "jca", "--set", "pairs=all"], "must be one of label, votes, units"),
         (["--data", "data", "--system", "jca", "--set", "missing=0.6"], "missing 0.6; it must be from 0"),
         (["--data", "data", "--system", "foal-net", "--set", "tokens=41"], "tokens 41; it must be from 1"),
         (["--data", "data", "--system", "foal-net", "--set", "avel=-1"], "avel -1.0; it must be 0 or more"),
-        (["--data", "data", "--system", "jca"], "--data: data is no folder; give that of the corpora"),
+        (
+            ["--data", "data", "--system", "jca", "--encoders", "run"],
+            "--data: data is no folder; give that of the corpora",
+        ),
         (["--data", "data", "--system", "jca", "--speakers-unknown"], "are for --manifest; leave them out"),
         (["--data", "data", "--threads", "0"], "argument --threads: '0': give a whole number, 1 or more"),
     ],

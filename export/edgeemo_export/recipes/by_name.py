@@ -101,6 +101,8 @@ def train(
         raise InputError(
             f"--encoders: {system} reads the {' and the '.join(wanted)} of a run; name its folder"
         )
+    if not data.is_dir():  # tokens that are kept would do without
+        raise InputError(f"--data: {data} is no folder; give that of the corpora")
     other = _told(folder)
     if other not in ("", system):
         raise InputError(f"{folder}: it holds a run of {other}; give another --run")

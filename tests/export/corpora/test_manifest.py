@@ -123,6 +123,12 @@ def test_consent_without_need_is_refused(tmp_path: Path) -> None:
         manifest.write(CORPORA["savee"], tmp_path, tmp_path / "m.csv", speakers_unknown=True)
 
 
+def test_a_folder_is_no_manifest(tmp_path: Path) -> None:
+    (tmp_path / "m.csv").mkdir()
+    with pytest.raises(InputError, match=r"m\.csv: it is a folder; name the CSV file to write"):
+        manifest.write(CORPORA["savee"], tmp_path, tmp_path / "m.csv")
+
+
 def test_runs_of_frames_become_folders_of_links(
     plant: Plant, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -53,6 +53,8 @@ def write(
         )
     if speakers_unknown and not corpus.speakers_shared:
         raise InputError(f"{corpus.name}: its splits are by speaker; leave --speakers-unknown out")
+    if out.is_dir():
+        raise InputError(f"{out}: it is a folder; name the CSV file to write")
     items = _labelled(folder, corpus.read(folder, fold))
     named = [
         evaluate.Item(line, item.label, "" if speakers_unknown else item.speaker, {}, item.split)
