@@ -115,6 +115,17 @@ def test_words_of_a_table_are_answered_beside_the_source(build: Build, table: Pa
     assert all("no text" in emotion.reasons for emotion in without)
 
 
+def test_words_from_after_the_end_are_left_out(
+    build: Build, table: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with table.open("a") as file:
+        file.write("0.9\t1.2\tfear\n1.5\t1.8\tanger\n200000\t200001\tanger\n")
+    source = FakeSource(*sounds(TEXT, 1.0), modalities=("voice",))
+    emotions = list(watch(source, model=build(TEXT), text=table))
+    assert len(emotions) == 12  # to the end of the words that were begun before the sound ended
+    assert "words.tsv: 2 of 5 lines begin after fake source has ended, at 1.0 s" in caplog.text
+
+
 def test_answers_come_while_a_file_with_a_table_is_read(build: Build, table: Path) -> None:
     read = []
 
