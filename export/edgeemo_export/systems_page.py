@@ -243,17 +243,18 @@ class Desk:
         lines += [
             "",
             "Control: each of nEMO's sentences is said in all of its emotions, so its text must be at chance "
-            f"({controls[0].chance:.3f}), and exchanging sentences must change nothing: a gain in the last "
-            "column would be leakage. The one before it holds besides what does not hang on the words: the "
-            "branches hear the voice once more with weights of their own, and the language tells the corpus. "
-            f"n = {controls[0].n}; 95 % bootstrap intervals over the utterances.",
+            f"({controls[0].chance:.3f}), and both exchanging the sentences and an unknown word for every "
+            "text must change nothing: a gain in the last two columns would be leakage. The column before "
+            "them holds besides what does not hang on the words: the branches hear the voice once more with "
+            f"weights of their own. n = {controls[0].n}; 95 % bootstrap intervals over the utterances.",
             "",
-            "| seed | voice | text | both | both less voice | both less both with sentences exchanged |",
-            "|---" * 6 + "|",
+            "| seed | voice | text | both | both less voice | both less both with sentences exchanged | both "
+            "less both with an unknown word |",
+            "|---" * 7 + "|",
         ]
         for seed, one in zip(self.seeds, controls, strict=True):
             ways = " | ".join(f"{value:.3f}" for value in (one.voice, one.text, one.both))
-            lines.append(f"| {seed} | {ways} | {one.gain} | {one.content} |")
+            lines.append(f"| {seed} | {ways} | {one.gain} | {one.content} | {one.words} |")
         return "\n".join(lines)
 
     def budgets(self, variants: Sequence[Variant]) -> str:
@@ -261,8 +262,7 @@ class Desk:
         lines = [
             "## Commands and cost",
             "",
-            f"Training time without encoding the corpora, on the CPU with {torch.get_num_threads()} threads "
-            "at the time of writing; mean over the seeds.",
+            "Training time without encoding the corpora, wall-clock on a shared CPU; mean over the seeds.",
             "",
             "| run | seconds | command |",
             "|---|---|---|",

@@ -141,7 +141,7 @@ def test_a_leak_shows_in_the_control(
     config = replace(SMALL, schedule=Schedule(epochs=3, rate=1e-2, average=0.9), steps=15, batch=32, cut=0.0)
     trained = co_attention.train(tmp_path, voice_model(), tmp_path / "run", config)
     found = co_attention.control(trained, tmp_path)
-    assert found.text > 0.8 and found.gain.low > 0.1 and found.content.low > 0.1
+    assert found.text > 0.8 and min(found.gain.low, found.content.low, found.words.low) > 0.1
 
 
 # Drawing

@@ -125,7 +125,7 @@ def few(monkeypatch: pytest.MonkeyPatch) -> None:
         0.5,
         0.2,
         0.5,
-        *(systems_page.co_attention.Interval(x, x - 0.1, x + 0.1) for x in (0.0, 0.01)),
+        *(systems_page.co_attention.Interval(x, x - 0.1, x + 0.1) for x in (0.0, 0.01, 0.02)),
     )
     monkeypatch.setattr(systems_page.co_attention, "control", lambda trained, data: control)
 
@@ -151,7 +151,7 @@ def test_the_page_is_written_from_runs(
     assert all(line.count("±") == 4 for line in tables[:2]) and tables[2].count("±") == 2
     assert "| 0 | 0.500 | 0.200 | 0.500 | 0.000 (-0.100 to 0.100) |" in text
     assert "| ravdess | " in text and "n = 20." in text and "n = 7;" in text
-    assert "Audio-visual clips" not in text and "gain in the last column would be leakage" in text
+    assert "Audio-visual clips" not in text and "gain in the last two columns would be leakage" in text
     assert str(tmp_path) not in text
     monkeypatch.setattr(systems_page.by_name, "train", None)  # what is there is not trained again
     assert main(words) == 0

@@ -431,6 +431,8 @@ class Control:
             language, which tells the corpus and so which labels there are.
         content: UA of both less that with the sentences exchanged among the utterances, which leaves branches
             and language; more than chance would have it is leakage.
+        words: UA of both less that with an unknown word for every text, which leaves the branches; more than
+            chance would have it is leakage or the language.
     """
 
     n: int
@@ -440,6 +442,7 @@ class Control:
     both: float
     gain: Interval
     content: Interval
+    words: Interval
 
 
 def control(trained: Trained, data: Path, seed: int = 0) -> Control:
@@ -457,8 +460,11 @@ def control(trained: Trained, data: Path, seed: int = 0) -> Control:
     reader = reader_of(trained.pieces)
     found = _each(trained.model, known, reader)
     exchanged = _each(trained.model, known, reader, [texts[place] for place in order])["both"]
+    unknown = _each(trained.model, known, reader, ["?"] * len(texts))["both"]
     truth = known.bank.labels.numpy()
-    both, alone, other = (x.argmax(1).numpy() for x in (found["both"], found["voice"], exchanged))
+    both, alone, other, nothing = (
+        x.argmax(1).numpy() for x in (found["both"], found["voice"], exchanged, unknown)
+    )
     ua = _figures(found, known.bank.labels)
     return Control(
         len(clips),
@@ -468,4 +474,5 @@ def control(trained: Trained, data: Path, seed: int = 0) -> Control:
         ua["ua_both"],
         bootstrap_ua(truth, both, len(LABELS), alone),
         bootstrap_ua(truth, both, len(LABELS), other),
+        bootstrap_ua(truth, both, len(LABELS), nothing),
     )
