@@ -75,14 +75,13 @@ class Variant:
         """Of the folder with its runs; variants that are alike share them."""
         return "-".join((self.system, *self.settings))
 
-    def command(self, seeds: Sequence[int]) -> str:
+    def command(self) -> str:
         """What trains it."""
         given = "".join(f" --set {setting}" for setting in self.settings)
         encoders = " --encoders ENCODERS" if by_name.ENCODERS[self.system] else ""
-        each = "|".join(map(str, seeds))
         return (
-            f"edgeemo-export train --data DATA --system {self.system}{encoders}{given} --seed {each} "
-            f"--run RUNS/{self.name}/{each}"
+            f"edgeemo-export train --data DATA --system {self.system}{encoders}{given} --seed SEED "
+            f"--run RUNS/{self.name}/SEED"
         )
 
 
@@ -149,6 +148,7 @@ def write(
         sections.append(_table(SYSTEMS, measured, CONDITIONS))
         for study, compared in STUDIES.items():
             sections += [f"### {study}", _table(compared, measured, CONDITIONS)]
+            sections.append(_differences(compared, measured, CONDITIONS))
     sections += [desk.real(), desk.text()]
     page.parent.mkdir(parents=True, exist_ok=True)
     page.write_text("\n\n".join(sections) + "\n")
@@ -224,6 +224,8 @@ class Desk:
             f"n = {len(labels)}; the face tokens are OpenFace action units, means over a clip, so these runs "
             "study fusion and alignment and cannot be bundled. WA / UA, mean ± standard deviation.\n\n"
             + _table(UNITS, measured, REAL)
+            + "\n\n"
+            + _differences(UNITS, measured, REAL)
         )
 
     def text(self) -> str:
@@ -269,7 +271,7 @@ class Desk:
         ]
         for name, variant in {v.name: v for v in variants}.items():
             spent = [seconds(self.runs / name / str(seed)) for seed in self.seeds]
-            lines.append(f"| {name} | {statistics.mean(spent):.0f} | `{variant.command(self.seeds)}` |")
+            lines.append(f"| {name} | {statistics.mean(spent):.0f} | `{variant.command()}` |")
         return "\n".join(lines)
 
 
@@ -321,6 +323,27 @@ def _table(
             cells.append(" / ".join(_spread([figure[key] for figure in found]) for key in ("wa", "ua")))
         lines.append(f"| {' | '.join((*condition, *cells))} |")
     return "\n".join(lines)
+
+
+def _differences(
+    variants: Sequence[Variant],
+    measured: Mapping[str, Sequence[Figures]],
+    conditions: Sequence[tuple[str, str]],
+) -> str:
+    """What each variant gains on the first one of its system, in words."""
+    said = []
+    for variant in variants:
+        base = next(other for other in variants if other.system == variant.system)
+        if base is variant:
+            continue
+        pairs_of_seeds = zip(measured[variant.name], measured[base.name], strict=True)
+        gains = [
+            statistics.mean(one[condition]["ua"] - other[condition]["ua"] for condition in conditions)
+            for one, other in pairs_of_seeds
+        ]
+        gained = f"{statistics.mean(gains):+.3f} ± {statistics.stdev(gains):.3f}"
+        said.append(f"{variant.title} less {base.title}: {gained}.")
+    return f"UA, mean over the {len(conditions)} conditions, paired by seed: {' '.join(said)}"
 
 
 def _spread(values: Sequence[float]) -> str:

@@ -101,9 +101,9 @@ def test_variants_that_are_alike_share_their_runs() -> None:
     assert alike.name == systems_page.FOAL_NET[-1].name == "foal-net"
     names = [v.name for study in systems_page.STUDIES.values() for v in study]
     assert len(set(names)) == 10  # two of the twelve are in two studies
-    command = Variant("", "jca", ("joint=false",)).command((0, 1))
-    assert "--encoders ENCODERS --set joint=false --seed 0|1 --run RUNS/jca-joint=false/0|1" in command
-    assert "--encoders" not in Variant("", "fdan").command((0,))
+    command = Variant("", "jca", ("joint=false",)).command()
+    assert "--encoders ENCODERS --set joint=false --seed SEED --run RUNS/jca-joint=false/SEED" in command
+    assert "--encoders" not in Variant("", "fdan").command()
 
 
 def test_one_seed_has_no_spread(tmp_path: Path) -> None:
@@ -151,6 +151,7 @@ def test_the_page_is_written_from_runs(
     assert all(line.count("±") == 4 for line in tables[:2]) and tables[2].count("±") == 2
     assert "| 0 | 0.500 | 0.200 | 0.500 | 0.000 (-0.100 to 0.100) |" in text
     assert "| ravdess | " in text and "n = 20." in text and "n = 7;" in text
+    assert text.count("paired by seed: ") == 2  # the study and the real pairs
     assert "Audio-visual clips" not in text and "gain in the last two columns would be leakage" in text
     assert str(tmp_path) not in text
     monkeypatch.setattr(systems_page.by_name, "train", None)  # what is there is not trained again
@@ -184,3 +185,19 @@ def test_a_figure_is_of_the_runs_that_it_names(made: Made, few: None, tmp_path: 
     table = systems_page._table((variant,), {variant.name: found}, [("whole", "whole")])
     ua = [figures["whole", "whole"]["ua"] for figures in found]
     assert table.endswith(f"/ {np.mean(ua):.3f} ± {np.std(ua, ddof=1):.3f} |")
+
+
+def test_differences_are_paired_by_seed_and_by_system() -> None:
+    variants = (Variant("a", "jca"), Variant("b", "jca", ("joint=false",)), Variant("c", "fdan"))
+    conditions = [("whole", "whole"), ("whole", "absent")]
+    uas = {
+        "jca": ((0.5, 0.3), (0.7, 0.5)),
+        "jca-joint=false": ((0.6, 0.4), (0.9, 0.5)),
+        "fdan": ((0, 0), (0, 0)),
+    }
+    measured = {
+        name: [{c: {"wa": 0.0, "ua": ua} for c, ua in zip(conditions, seed, strict=True)} for seed in seeds]
+        for name, seeds in uas.items()
+    }
+    said = systems_page._differences(variants, measured, conditions)
+    assert said.endswith("2 conditions, paired by seed: b less a: +0.100 ± 0.000.")
