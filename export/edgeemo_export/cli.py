@@ -25,6 +25,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s: %(message)s")
     for name in ("onnx_ir", "onnxscript"):  # their notes on one export are in the hundreds
         logging.getLogger(name).setLevel(logging.WARNING)
+    # It misses torchvision, of which no graph here has an operator.
+    logging.getLogger("torch.onnx._internal.exporter._registration").setLevel(logging.ERROR)
     try:
         _run(chosen)
     except CheckFailed as error:
