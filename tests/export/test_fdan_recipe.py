@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,7 +15,7 @@ from torch import Tensor
 from edgeemo.errors import InputError
 from edgeemo_calibration import lint
 from edgeemo_export import bundle
-from edgeemo_export.data import ferplus, sounds, voices
+from edgeemo_export.data import ferplus, sounds
 from edgeemo_export.data.labels import LABELS
 from edgeemo_export.data.tokens import NEUTRAL, SLOTS, FaceBank, VoiceBank
 from edgeemo_export.encoders.resnet import ResNet
@@ -24,9 +23,9 @@ from edgeemo_export.recipes import fdan, fusion
 from edgeemo_export.systems.fdan import Network
 from edgeemo_export.systems.fusion import Fusion
 from edgeemo_export.train import Schedule
+from tests.support import made_corpora
 
 CLASSES = len(LABELS)
-ACTORS = {"train": (2, 3), "develop": (15,)}
 
 
 def faces(split: str) -> ferplus.Faces:
@@ -41,38 +40,10 @@ def faces(split: str) -> ferplus.Faces:
     return ferplus.Faces(images.clip(0, 255).astype(np.uint8), votes)
 
 
-def clips(split: str) -> list[voices.Clip]:
-    return [
-        voices.Clip(Path(f"{actor}/{label}.flac"), "ravdess", f"ravdess-{actor:02}", label, split)
-        for actor in ACTORS[split]
-        for label in LABELS
-    ]
-
-
-def sound(path: Path) -> Tensor:
-    """Half a second of a tone whose pitch is the label."""
-    time = torch.arange(8000) / 16000
-    return 0.1 * torch.sin(2 * torch.pi * 200 * (1 + LABELS.index(path.stem)) * time + int(path.parent.name))
-
-
 @pytest.fixture
 def corpora(monkeypatch: pytest.MonkeyPatch) -> set[str]:
     """Replaces readers and sizes; the splits that were read are noted."""
-    read: set[str] = set()
-
-    def read_faces(folder: Path, split: str) -> ferplus.Faces:
-        read.add(f"faces {split}")
-        return faces(split)
-
-    def read_voices(folder: Path, split: str, corpora: Iterable[str] = ()) -> list[voices.Clip]:
-        read.add(f"voices {split}")
-        return clips(split)
-
-    monkeypatch.setattr(ferplus, "read", read_faces)
-    monkeypatch.setattr(voices, "read", read_voices)
-    monkeypatch.setattr(sounds, "load", sound)
-    monkeypatch.setattr(fusion, "DEVELOPMENT_PAIRS", 40)
-    return read
+    return made_corpora.replace_readers(monkeypatch, faces)
 
 
 ONE = Schedule(epochs=1, rate=1e-3, seed=3)
@@ -222,7 +193,7 @@ def test_the_weight_of_lmmd_is_the_fusions(corpora: set[str], tmp_path: Path) ->
 def test_it_learns_bars_and_tones(corpora: set[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fdan, "jitter", lambda images, random: images.float()[..., None])
     config = replace(
-        SMALL, schedule=Schedule(epochs=5, rate=3e-3, average=0.8), steps=8, batch=14, pictures=1
+        SMALL, schedule=Schedule(epochs=8, rate=3e-3, average=0.8), steps=8, batch=14, pictures=1
     )
     fdan.train(tmp_path, tmp_path / "run", config)
     lines = [json.loads(line) for line in (tmp_path / "run" / "curve.jsonl").read_text().splitlines()]

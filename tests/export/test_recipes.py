@@ -7,7 +7,7 @@ import inspect
 import json
 import pickle
 import pkgutil
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -28,9 +28,9 @@ from edgeemo_export.encoders.restore import VoicePart
 from edgeemo_export.recipes import adapt, default, face, fusion, voice
 from edgeemo_export.systems.attention import AttentionFusion
 from edgeemo_export.train import Schedule
+from tests.support import made_corpora
 
 CLASSES = len(LABELS)
-ACTORS = {"train": (2, 3, 4), "develop": (15,), "test": (17,)}
 
 
 def faces(split: str) -> ferplus.Faces:
@@ -48,38 +48,10 @@ def faces(split: str) -> ferplus.Faces:
     return ferplus.Faces(images, votes)
 
 
-def clips(split: str) -> list[voices.Clip]:
-    return [
-        voices.Clip(Path(f"{actor}/{label}.flac"), "ravdess", f"ravdess-{actor:02}", label, split)
-        for actor in ACTORS[split]
-        for label in LABELS
-    ]
-
-
-def sound(path: Path) -> Tensor:
-    """Half a second of a tone whose pitch is the label."""
-    time = torch.arange(8000) / 16000
-    return 0.1 * torch.sin(2 * torch.pi * 200 * (1 + LABELS.index(path.stem)) * time + int(path.parent.name))
-
-
 @pytest.fixture
 def corpora(monkeypatch: pytest.MonkeyPatch) -> set[str]:
     """Replaces readers and sizes; the splits that were read are noted."""
-    read: set[str] = set()
-
-    def read_faces(folder: Path, split: str) -> ferplus.Faces:
-        read.add(f"faces {split}")
-        return faces(split)
-
-    def read_voices(folder: Path, split: str, corpora: Iterable[str] = ()) -> list[voices.Clip]:
-        read.add(f"voices {split}")
-        return clips(split)
-
-    monkeypatch.setattr(ferplus, "read", read_faces)
-    monkeypatch.setattr(voices, "read", read_voices)
-    monkeypatch.setattr(sounds, "load", sound)
-    monkeypatch.setattr(fusion, "DEVELOPMENT_PAIRS", 40)
-    return read
+    return made_corpora.replace_readers(monkeypatch, faces)
 
 
 ONE = Schedule(epochs=1, rate=1e-3, seed=3)
@@ -203,12 +175,12 @@ def test_voice_is_scored_by_corpus(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_takes_of_a_clip(corpora: set[str]) -> None:
-    given = clips("develop")[:2]
+    given = made_corpora.clips("develop")[:2]
     model = voice.VoiceModel(8)
     takes = voice.record(model.encoder.front, given, seed=1, takes=3)
     assert [len(take) for take in takes] == [2] * 3
     for place, clip in enumerate(given):
-        plain = model.encoder.front(sounds.contexts(sound(clip.path)))[:, 0]
+        plain = model.encoder.front(sounds.contexts(made_corpora.sound(clip.path)))[:, 0]
         assert torch.equal(takes[0][place], plain.bfloat16())
         assert takes[1][place].shape[1:] == plain.shape[1:]
         assert not torch.equal(takes[1][place][:1], takes[0][place][:1])

@@ -62,19 +62,22 @@ def test_a_file_is_answered_to_its_end_and_closed(model: Recognizer, tiny: Tiny)
     assert emotions[9].modalities == ("face", "voice") and emotions[-1].modalities == ("voice",)
 
 
+class Noting(FakeSource):
+    """Notes the time of what was read last."""
+
+    read = 0.0
+
+    def __iter__(self) -> Iterator[Frame | Sound]:
+        for event in self.events:
+            self.read = event.time
+            yield event
+
+
 def test_answers_come_while_the_file_is_read(model: Recognizer, tiny: Tiny) -> None:
-    read = []
-
-    class Source(FakeSource):
-        def __iter__(self) -> Iterator[Frame | Sound]:
-            for event in self.events:
-                read.append(event.time)
-                yield event
-
     # The pictures end early: no answer waits for them, or for the end.
-    source = Source(*in_time(frame(0.0), *sounds(tiny, 100.0)))
+    source = Noting(*in_time(frame(0.0), *sounds(tiny, 100.0)))
     for count, emotion in enumerate(watch(source, model=model), start=1):
-        assert read[-1] <= emotion.time + 0.2, count
+        assert source.read <= emotion.time + 0.2, count
     assert count == 1000
 
 
@@ -127,17 +130,9 @@ def test_words_from_after_the_end_are_left_out(
 
 
 def test_answers_come_while_a_file_with_a_table_is_read(build: Build, table: Path) -> None:
-    read = []
-
-    class Source(FakeSource):
-        def __iter__(self) -> Iterator[Frame | Sound]:
-            for event in self.events:
-                read.append(event.time)
-                yield event
-
-    source = Source(*sounds(TEXT, 20.0), modalities=("voice",))
+    source = Noting(*sounds(TEXT, 20.0), modalities=("voice",))
     for emotion in watch(source, model=build(TEXT), text=str(table)):
-        assert read[-1] <= emotion.time + 0.2
+        assert source.read <= emotion.time + 0.2
 
 
 def test_a_table_alone_is_answered_where_the_bundle_reads_nothing_of_the_source(

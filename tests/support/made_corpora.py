@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -76,12 +76,21 @@ def clips(split: str) -> list[voices.Clip]:
 def sound(path: Path) -> Tensor:
     """Half a second of a tone whose pitch is the label."""
     fields = path.stem.split("-")
+    pitch = 200 * (1 + LABELS.index(RAVDESS[fields[2]]))
     time = torch.arange(8000) / 16000
-    return 0.1 * torch.sin(2 * torch.pi * 200 * int(fields[2]) * time + int(fields[6]))
+    return 0.1 * torch.sin(2 * torch.pi * pitch * time + int(fields[6]))
 
 
-def make(folder: Path, patch: pytest.MonkeyPatch) -> Made:
-    """Write what is read as files, and replace the readers and the long settings."""
+def replace_readers(patch: pytest.MonkeyPatch, faces: Callable[[str], ferplus.Faces] = faces) -> set[str]:
+    """Put made-up pictures and sounds in the place of the corpora, and a short size in that of a long one.
+
+    Args:
+        patch: ends it.
+        faces: the pictures of a split.
+
+    Returns:
+        A set in which every split that is read is noted.
+    """
     read: set[str] = set()
 
     def read_faces(folder: Path, split: str) -> ferplus.Faces:
@@ -96,6 +105,12 @@ def make(folder: Path, patch: pytest.MonkeyPatch) -> Made:
     patch.setattr(voices, "read", read_voices)
     patch.setattr(sounds, "load", sound)
     patch.setattr(fusion, "DEVELOPMENT_PAIRS", 40)
+    return read
+
+
+def make(folder: Path, patch: pytest.MonkeyPatch) -> Made:
+    """Write what is read as files, and replace the readers and the long settings."""
+    read = replace_readers(patch)
     patch.setattr(transcripts, "CORPORA", ("ravdess",))
     patch.setattr(by_name, "DEFAULTS", DEFAULTS)
     data, encoders = folder / "data", folder / "encoders"
