@@ -475,10 +475,13 @@ def test_a_table_without_words_and_one_beyond_the_clip_are_answered(
         path.write_text(content)
         assert answers([*words, "--text", str(path)], capsys) == (plain, "")
     end = plain[-1]["time"]
-    path.write_text(f"{end}\t{end + 0.3}\tfear\n")
+    path.write_text(f"{end - 0.3}\t{end + 0.3}\tfear\n")
     longer, _ = answers([*words, "--text", str(path)], capsys)
     assert longer[: len(plain)] == plain
     assert [one["modalities"] for one in longer[len(plain) :]][-1:] == [["voice", "text"]]
+    path.write_text(f"{end + 0.3}\t{end + 0.6}\tfear\n")
+    beyond, said = answers([*words, "--text", str(path)], capsys)
+    assert beyond == plain and "words.tsv: 1 of 1 lines begin after" in said
 
 
 @pytest.mark.parametrize("time", [-1.0, float("nan"), float("inf"), "soon", None, 1e308])

@@ -12,6 +12,7 @@ from torch import nn
 
 from edgeemo.errors import InputError
 
+from . import states
 from .data import ferplus, voices
 from .recipes import face, voice
 
@@ -70,6 +71,6 @@ def _score(run: Path, data: Path, parts: Sequence[str]) -> dict[str, float]:
 
 
 def _restored(model: Model, folder: Path) -> Model:
-    model.load_state_dict(torch.load(folder / "state.pt", weights_only=True)["averaged"])
+    model.load_state_dict(states.read(folder / "state.pt")["averaged"])
     model.eval()
     return model

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from edgeemo.errors import InputError
 
-from . import processes
+from . import processes, states
 from .budget import budget
 from .config import refuse
 from .curves import Curve
@@ -317,15 +317,14 @@ def _keep(folder: Path, epoch: int, model: nn.Module, averaged: nn.Module, desce
         state["beside"] = descent.beside.state_dict()
     if descent.scaler.is_enabled():
         state["scaler"] = descent.scaler.state_dict()
-    torch.save(state, folder / "state.new")
-    (folder / "state.new").replace(folder / "state.pt")
+    states.write(state, folder / "state.pt")
 
 
 def _resume(folder: Path, model: nn.Module, averaged: nn.Module, descent: _Descent) -> int:
     if not (folder / "state.pt").exists():
         return 0
     where = descent.parameters[0].device
-    state = torch.load(folder / "state.pt", weights_only=True, map_location=where)
+    state = states.read(folder / "state.pt", where)
     model.load_state_dict(state["model"])
     averaged.load_state_dict(state["averaged"])
     descent.adam.load_state_dict(state["adam"])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import pickle
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +13,7 @@ from torch import nn
 
 from edgeemo.errors import InputError
 
-from .. import processes
+from .. import processes, states
 from ..config import kept
 from ..data.labels import LABELS
 from ..data.transfer import transfer
@@ -112,7 +111,7 @@ def train(
         if (folder / WEIGHTS).exists():
             _refuse_others(found, folder)
         else:
-            torch.save({name: model.state_dict() for name, model in found.items()}, folder / WEIGHTS)
+            states.write({name: model.state_dict() for name, model in found.items()}, folder / WEIGHTS)
     tokens = folder if encoders is None else encoders / "fusion"
     trained = _made(system, data, tokens, folder, config, found, aligned)
     if processes.rank() == 0:
@@ -164,7 +163,7 @@ def read(folder: Path, data: Path) -> Trained:
             f"{folder / FILE}: it cannot be read ({error!r}); the folder must hold a finished run of "
             f"edgeemo-export train --system {'|'.join(DEFAULTS)}"
         ) from error
-    config, stored = kept(folder, otherwise), _stored(folder)
+    config, stored = kept(folder, otherwise), states.read(folder / WEIGHTS)
     found = {name: _loaded(name, stored[name]) for name in ENCODERS[system]}
     if isinstance(config, systems.Config):
         width = _face(found).head.in_features
@@ -239,9 +238,8 @@ def _restored(folder: Path, name: str) -> nn.Module:
     if not path.exists():
         raise InputError(f"{path}: it is missing; --encoders must name a run of edgeemo-export train --data")
     try:
-        return _loaded(name, torch.load(path, weights_only=True)["averaged"])
-    # What is no such file fails in whatever way its bytes have it.
-    except (RuntimeError, LookupError, ValueError, TypeError, EOFError, pickle.UnpicklingError) as error:
+        return _loaded(name, states.read(path)["averaged"])
+    except (InputError, RuntimeError, LookupError, TypeError) as error:
         raise InputError(
             f"{path}: it is not the state of a {name}; --encoders must name a run of "
             "edgeemo-export train --data"
@@ -258,13 +256,8 @@ def _found(system: str, encoders: Path | None) -> dict[str, nn.Module]:
     return {name: _restored(encoders / name, name) for name in ENCODERS[system]} if encoders else {}
 
 
-def _stored(folder: Path) -> dict[str, Any]:
-    stored: dict[str, Any] = torch.load(folder / WEIGHTS, weights_only=True)
-    return stored
-
-
 def _refuse_others(found: Mapping[str, nn.Module], folder: Path) -> None:
-    before = _stored(folder)
+    before = states.read(folder / WEIGHTS)
     same = before.keys() == found.keys() and all(
         torch.equal(value, before[name][key])
         for name, model in found.items()

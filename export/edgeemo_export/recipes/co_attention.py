@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from edgeemo.preprocess.text import WordPiece
 
-from .. import processes
+from .. import processes, states
 from ..config import keep, refuse
 from ..data import sounds, timings, transcripts, voices, wordpiece
 from ..data.labels import LABELS, NORMS
@@ -178,7 +178,7 @@ def train(
     voice_, text, both = (temperature(found[name], labels) for name in ("voice", "text", "both"))
     if processes.rank() == 0:
         calibrated = {"model": fitted.state_dict(), "temperatures": [voice_, text, both], "pieces": pieces}
-        torch.save(calibrated, folder / CALIBRATED)
+        states.write(calibrated, folder / CALIBRATED)
     return Trained(voice, fitted, tuple(pieces), (voice_, text, both))
 
 
@@ -216,7 +216,7 @@ def read(voice: VoiceModel, folder: Path, config: Config = DEFAULTS) -> Trained:
         folder: of a finished run.
         config: the settings of the run.
     """
-    kept = torch.load(folder / CALIBRATED, weights_only=True)
+    kept = states.read(folder / CALIBRATED)
     model = new_model(voice, len(kept["pieces"]), config)
     model.load_state_dict(kept["model"])
     first, second, both = kept["temperatures"]

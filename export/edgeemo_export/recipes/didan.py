@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from .. import states
 from ..alignment import BY_NAME
 from ..config import keep, refuse
 from ..data import sounds, voices
@@ -202,7 +203,7 @@ def read(folder: Path, labels: Sequence[str], warmth: float) -> VoiceAnswers:
         warmth: the temperature that its calibration found.
     """
     model = DIDAN(len(labels))
-    model.load_state_dict(torch.load(folder / "state.pt", weights_only=True)["averaged"])
+    model.load_state_dict(states.read(folder / "state.pt")["averaged"])
     return graph(model, warmth, labels)
 
 

@@ -10,7 +10,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from .. import processes
+from .. import processes, states
 from ..config import keep, refuse
 from ..data import pairs, voices
 from ..data.labels import LABELS, NORMS
@@ -195,7 +195,7 @@ def read(folder: Path, width: int, config: Config, temperatures: Temperatures) -
         temperatures: that its calibration found.
     """
     fusion = new_model(config, width)
-    fusion.load_state_dict(torch.load(folder / "state.pt", weights_only=True)["averaged"])
+    fusion.load_state_dict(states.read(folder / "state.pt")["averaged"])
     return graph(fusion, temperatures)
 
 
