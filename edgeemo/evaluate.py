@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from edgeemo.capture.clip import PICTURE_SUFFIXES, Clip, read_pictures, read_sound
 from edgeemo.capture.source import Frame, Sound, Words
-from edgeemo.capture.words import read_words, spread
+from edgeemo.capture.words import beside, read_words, spread
 from edgeemo.errors import EdgeEmoError, InputError, SourceError
 from edgeemo.figures import Answer, Report, report
 
@@ -194,9 +194,9 @@ def is_video(path: Path) -> bool:
 
 
 def _words(item: Item, face: Path, voice: Path | None) -> list[Words]:
-    """What is said in a video, in the order of time."""
+    """What is said in a video."""
     if "text" in item.paths:
-        return sorted(read_words(item.paths["text"]), key=lambda one: one.time)
+        return read_words(item.paths["text"])
     if not item.text:
         return []
     return spread(item.text, _seconds(face if voice is None else voice, "face" if voice is None else "voice"))
@@ -210,7 +210,7 @@ def _seconds(path: Path, modality: str) -> float:
 
 def _events(face: Path, voice: Path | None, words: Sequence[Words]) -> Iterator[Frame | Sound | Words]:
     """A video, with its own sound or that of another file, and what is said, in the order of time."""
-    return heapq.merge(words, _pictures_and_sound(face, voice), key=lambda event: event.time)
+    return beside(_pictures_and_sound(face, voice), words, str(face))
 
 
 def _pictures_and_sound(face: Path, voice: Path | None) -> Iterator[Frame | Sound]:

@@ -481,7 +481,7 @@ def test_a_table_without_words_and_one_beyond_the_clip_are_answered(
     assert [one["modalities"] for one in longer[len(plain) :]][-1:] == [["voice", "text"]]
     path.write_text(f"{end + 0.3}\t{end + 0.6}\tfear\n")
     beyond, said = answers([*words, "--text", str(path)], capsys)
-    assert beyond == plain and "words.tsv: 1 of 1 lines begin after" in said
+    assert beyond == plain and "clip.mp4: 1 of its words begin after it has ended" in said
 
 
 @pytest.mark.parametrize("time", [-1.0, float("nan"), float("inf"), "soon", None, 1e308])

@@ -1,12 +1,17 @@
-"""Words with times: from a table, or spread over a recording that has none."""
+"""Words with times: from a table, or spread over a recording that has none; and beside its events."""
 
 from __future__ import annotations
 
+import logging
 import math
+from collections import deque
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from edgeemo.capture.source import Words
+from edgeemo.capture.source import Frame, Sound, Words
 from edgeemo.errors import SourceError
+
+_log = logging.getLogger("edgeemo")
 
 _LINE = "start, end (in seconds) and words, with a tab between each"
 _HEADERS = (["start", "end", "words"], ["start", "end", "word"])
@@ -51,6 +56,36 @@ def spread(text: str, seconds: float) -> list[Words]:
     words = text.split()
     ends = [seconds * count / len(words) for count in range(len(words))] + [seconds]
     return [Words(word, ends[place], ends[place + 1]) for place, word in enumerate(words)]
+
+
+def beside(
+    events: Iterable[Frame | Sound], words: Iterable[Words], name: str
+) -> Iterator[Frame | Sound | Words]:
+    """The events of a recording and what is said in it, in the order of their times.
+
+    Words that begin after the recording has ended are left out, with a warning.
+
+    Args:
+        events: of the recording, in order.
+        words: in any order.
+        name: what messages call the recording.
+    """
+    waiting, end = deque(sorted(words, key=lambda one: one.time)), 0.0
+    for event in events:
+        while waiting and waiting[0].time <= event.time:
+            yield waiting.popleft()
+        seconds = event.samples.size / event.sample_rate if isinstance(event, Sound) else 0.0
+        end = max(end, event.time + seconds)
+        yield event
+    said = [one for one in waiting if one.start <= end]
+    yield from said
+    if len(said) < len(waiting):
+        _log.warning(
+            "%s: %d of its words begin after it has ended, at %.1f s, and are left out; times are in seconds",
+            name,
+            len(waiting) - len(said),
+            end,
+        )
 
 
 def _entry(where: str, fields: list[str]) -> Words:

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import logging
 import os
-from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from edgeemo.capture.source import Frame, Sound, Source, Words, open_source
-from edgeemo.capture.words import read_words
+from edgeemo.capture.words import beside, read_words
 from edgeemo.errors import InputError, shown
 from edgeemo.recognition.emotion import Emotion
 from edgeemo.recognition.feed import feed
@@ -113,27 +112,4 @@ def _with_text(
             f"{source.name}: it is live, and a text with times belongs to a recording; "
             "Stream.push_text takes what is said now"
         )
-    words = sorted(read_words(text), key=lambda one: one.time)
-    return (*source.modalities, "text"), _merged(source, words, str(text))
-
-
-def _merged(source: Source, words: Sequence[Words], table: str) -> Iterator[Frame | Sound | Words]:
-    """The events of a source and its words in order; words from after its end are left out."""
-    waiting, end = deque(words), 0.0
-    for event in source:
-        while waiting and waiting[0].time <= event.time:
-            yield waiting.popleft()
-        seconds = event.samples.size / event.sample_rate if isinstance(event, Sound) else 0.0
-        end = max(end, event.time + seconds)
-        yield event
-    said = [one for one in waiting if one.start <= end]
-    yield from said
-    if len(said) < len(waiting):
-        _log.warning(
-            "%s: %d of %d lines begin after %s has ended, at %.1f s, and are left out; times are in seconds",
-            table,
-            len(waiting) - len(said),
-            len(words),
-            source.name,
-            end,
-        )
+    return (*source.modalities, "text"), beside(source, read_words(text), source.name)

@@ -199,7 +199,10 @@ def test_exported_graphs_hold_no_alignment(enliven: Callable[..., nn.Module], tm
 @pytest.mark.usefixtures("study")
 def test_bundle(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(bundle, "CALIBRATION_ITEMS", 8)
+    heard: list[str] = []
+    monkeypatch.setattr(sounds, "load", lambda path: (heard.append(str(path)), sound(path))[1])
     trained = by_name.train("didan", Path(), None, tmp_path / "run", TINY)
+    assert heard and not any("/test/" in path for path in heard)
     again = by_name.read(tmp_path / "run", Path())
     for name, value in trained.fusion.state_dict().items():
         assert torch.equal(value, again.fusion.state_dict()[name]), name

@@ -126,7 +126,7 @@ def test_words_from_after_the_end_are_left_out(
     source = FakeSource(*sounds(TEXT, 1.0), modalities=("voice",))
     emotions = list(watch(source, model=build(TEXT), text=table))
     assert len(emotions) == 12  # to the end of the words that were begun before the sound ended
-    assert "words.tsv: 2 of 5 lines begin after fake source has ended, at 1.0 s" in caplog.text
+    assert "fake source: 2 of its words begin after it has ended, at 1.0 s" in caplog.text
 
 
 def test_answers_come_while_a_file_with_a_table_is_read(build: Build, table: Path) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -187,9 +187,9 @@ def carry(data: Path, folder: Path, config: Config = DEFAULTS) -> VoiceAnswers:
         folder: of the settings, the state and the curve.
         config: the settings.
     """
-    heard = hear(transfer(data, config.target), config.takes)
+    study = replace(transfer(data, config.target), test=[])  # nothing of the test speakers is heard here
+    heard = hear(study, config.takes)
     model = train(heard, folder, config)
-    study = heard.transfer
     truth = _targets(study.develop, study.labels).argmax(1)
     return graph(model, temperature(answers(model, heard.develop), truth), study.labels)
 
