@@ -18,9 +18,11 @@ from typing import TYPE_CHECKING
 # Everything heavy is imported by the verb that needs it: `edgeemo --help` must answer at once.
 from edgeemo import __version__
 from edgeemo.console import Console, OutputError
-from edgeemo.errors import CheckFailed, EdgeEmoError
+from edgeemo.errors import CheckFailed, EdgeEmoError, InputError
 
 if TYPE_CHECKING:
+    from edgeemo.capture.recorder import Consent, Recorder
+    from edgeemo.capture.source import Source
     from edgeemo.inference.trt_builder import Settings
     from edgeemo.recognition.emotion import Emotion
     from edgeemo.recognition.recognizer import Recognizer
@@ -74,7 +76,10 @@ def _run(arguments: argparse.Namespace, console: Console) -> int:
     live = arguments.camera is not None or arguments.microphone is not None
     if live == (arguments.source is not None):
         arguments.usage("name either a clip, or --camera and/or --microphone")
-    with _watched(arguments, console) as (emotions, hop):
+    if arguments.record is None and (arguments.consent or arguments.keep is not None):
+        arguments.usage("--consent and --keep go with --record")
+    consent = None if arguments.record is None else _consent(arguments, console)
+    with _watched(arguments, console, consent) as (emotions, hop):
         if arguments.json:
             for emotion in emotions:
                 console.json(emotion.to_dict())
@@ -201,6 +206,26 @@ def _write_trtexec(commands: dict[str, dict[str, str]], as_json: bool, console: 
             console.result(f"# {graph}, TensorRT {major}\n{line}\n")
 
 
+def _forget(arguments: argparse.Namespace, console: Console) -> int:
+    from edgeemo.capture.retention import forget, sessions
+
+    found = sessions(arguments.path)
+    names = ", ".join(map(str, found))
+    if not arguments.yes:
+        answer = console.ask(f"delete {names}: pictures, sound and all, for ever?")
+        if answer is None:
+            raise InputError(f"{arguments.path}: there is no terminal to ask on; --yes deletes {names}")
+        if not answer:
+            raise InputError(f"{arguments.path}: nothing was deleted")
+    for session in found:
+        forget(session)
+        if not arguments.json:
+            console.result(f"deleted {session}")
+    if arguments.json:
+        console.json({"deleted": [str(session) for session in found]})
+    return 0
+
+
 def _info(arguments: argparse.Namespace, console: Console) -> int:
     from edgeemo.inference.bundle import Bundle
     from edgeemo.recognition.recognizer import DEFAULT_BUNDLE
@@ -255,9 +280,56 @@ def _load(arguments: argparse.Namespace) -> Recognizer:
     )
 
 
+def _consent(arguments: argparse.Namespace, console: Console) -> Consent:
+    """Say what would be recorded and ask whether it may be, before anything is opened."""
+    from edgeemo.capture.recorder import KEPT_DAYS, Consent, notice
+    from edgeemo.capture.source import without_password
+
+    if arguments.keep is None:
+        arguments.keep = KEPT_DAYS
+    devices = {"camera": arguments.camera, "microphone": arguments.microphone}
+    named = [f"{kind} {without_password(device)}" for kind, device in devices.items() if device is not None]
+    seen = arguments.microphone is None or arguments.camera is not None
+    heard = arguments.camera is None or arguments.microphone is not None
+    modalities = [name for name, there in (("face", seen), ("voice", heard)) if there]
+    source = arguments.source or " and ".join(named)
+    asked = notice(arguments.record, source, modalities, arguments.keep)
+    console.message(asked)
+    if arguments.consent:
+        return Consent.now(asked, "option")
+    answer = console.ask("Does everybody who is seen or heard agree?")
+    if answer is None:
+        raise InputError(
+            "--record: there is no terminal to ask on; --consent says that everybody who is seen or heard "
+            "has agreed"
+        )
+    if not answer:
+        raise InputError("--record: without consent nothing was opened or recorded; run without --record")
+    return Consent.now(asked, "terminal")
+
+
+def _record(
+    source: Source, consent: Consent, hop: float, arguments: argparse.Namespace, console: Console
+) -> Recorder:
+    """Delete the sessions whose time is over and begin a new one."""
+    from edgeemo.capture.recorder import Recorder
+    from edgeemo.capture.retention import forget_expired
+    from edgeemo.recognition.clock import HopGrid
+
+    for session in forget_expired(arguments.record):
+        console.message(f"{session}: its time was over; deleted")
+    index = HopGrid(hop).index
+    return Recorder(source, arguments.record, consent=consent, hop=hop, index=index, days=arguments.keep)
+
+
 @contextlib.contextmanager
-def _watched(arguments: argparse.Namespace, console: Console) -> Iterator[tuple[Iterator[Emotion], float]]:
-    """Open the source that the arguments name; give its emotions and the hop, and show how far it is."""
+def _watched(
+    arguments: argparse.Namespace, console: Console, consent: Consent | None = None
+) -> Iterator[tuple[Iterator[Emotion], float]]:
+    """Open the source that the arguments name; give its emotions and the hop, and show how far it is.
+
+    With consent the source is recorded too.
+    """
     import edgeemo
     from edgeemo.capture.source import open_source
 
@@ -266,6 +338,11 @@ def _watched(arguments: argparse.Namespace, console: Console) -> Iterator[tuple[
         hop = model.bundle.hop if arguments.hop is None else arguments.hop
         source = open_source(arguments.source, camera=arguments.camera, microphone=arguments.microphone)
         opened.enter_context(contextlib.closing(source))
+        if consent is not None:
+            # At the bundle's own hop, so that the session can be replayed at any.
+            recorder = _record(source, consent, model.bundle.hop, arguments, console)
+            opened.callback(lambda: console.message(str(recorder)))
+            source = opened.enter_context(contextlib.closing(recorder))
         total = "" if source.duration is None else f" of {source.duration:.1f}"
 
         def followed() -> Iterator[Emotion]:
@@ -304,7 +381,9 @@ def _parser() -> argparse.ArgumentParser:
 
     run = _verb(verbs, "run", _run, "answer a clip, a camera and/or a microphone")
     run.set_defaults(usage=run.error)
-    run.add_argument("source", nargs="?", metavar="SOURCE", help="a video, a sound file or a picture")
+    run.add_argument(
+        "source", nargs="?", metavar="SOURCE", help="a video, a sound file, a picture or a recorded session"
+    )
     run.add_argument("--camera", type=_device, metavar="N|PATH", help="a camera, such as 0")
     run.add_argument("--microphone", type=_device, metavar="NAME", help="a microphone, or 'default'")
     run.add_argument(
@@ -313,6 +392,7 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument(
         "--text", metavar="WORDS.tsv", help="what is said in the clip, a line each: start, end, words"
     )
+    _record_options(run)
     _model_options(run)
 
     evaluate = _verb(verbs, "evaluate", _evaluate, "measure a bundle on labelled recordings")
@@ -343,6 +423,9 @@ def _parser() -> argparse.ArgumentParser:
     _build_options(_verb(verbs, "build", _build, "build the TensorRT engines of a bundle ahead"))
     info = _verb(verbs, "info", _info, "say what a bundle takes, answers and may be used for")
     _bundle_option(info)
+    forget = _verb(verbs, "forget", _forget, "delete recorded sessions")
+    forget.add_argument("path", type=_folder, metavar="DIR", help="a session, or a folder of sessions")
+    forget.add_argument("--yes", action="store_true", help="do not ask")
     _verb(verbs, "doctor", _doctor, "check that edgeemo works on this machine")
     _model_options(_verb(verbs, "demo", _demo, "answer a short clip that comes with the package"))
     _verb(verbs, "fetch-detector", _fetch_detector, "download the face detector YuNet (232 kB)")
@@ -371,6 +454,26 @@ def _model_options(parser: argparse.ArgumentParser) -> None:
     _precision_option(parser)
     parser.add_argument(
         "--detector", metavar="FILE", help="a YuNet face detector (default: see 'edgeemo doctor')"
+    )
+
+
+def _record_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--record",
+        type=_folder,
+        metavar="DIR",
+        help="keep pictures and sound in a new folder there; asks first",
+    )
+    parser.add_argument(
+        "--consent",
+        action="store_true",
+        help="everybody who is seen or heard has agreed: record without asking",
+    )
+    parser.add_argument(
+        "--keep",
+        type=_whole("whole days", 1, 36500),
+        metavar="DAYS",
+        help="how long the recording may be kept (default: 30)",
     )
 
 

@@ -8,6 +8,7 @@ import json
 import logging
 import os
 import shutil
+import sys
 import time
 from collections.abc import Iterator
 from typing import Any, TextIO
@@ -24,12 +25,13 @@ class Console:
         out: Standard output: what was asked for, and nothing else.
         err: Standard error: messages, and on a terminal a last line that says how far the work is. Either
             is None where the process has none.
+        name: Of the program, with which its messages begin.
 
     Attributes:
         colour: Whether results may use ANSI colours: only on a terminal, and not with `NO_COLOR` set.
     """
 
-    def __init__(self, out: TextIO | None, err: TextIO | None) -> None:
+    def __init__(self, out: TextIO | None, err: TextIO | None, name: str = "edgeemo") -> None:
         err = err if err is not None else io.StringIO()
         for stream in (out, err):
             # The names of files and bundles may hold what the terminal's encoding has no sign for.
@@ -37,6 +39,7 @@ class Console:
                 stream.reconfigure(errors="backslashreplace")
         self._out = out
         self._err = err
+        self._name = name
         self._next_status = 0.0
         self._status_shown = False
         self.colour = out is not None and _is_terminal(out) and not os.environ.get("NO_COLOR")
@@ -65,7 +68,15 @@ class Console:
     def message(self, text: str) -> None:
         """Write one message to standard error."""
         self._clear()
-        print(f"edgeemo: {text}", file=self._err, flush=True)
+        print(f"{self._name}: {text}", file=self._err, flush=True)
+
+    def ask(self, question: str) -> bool | None:
+        """Ask for a yes on the terminal; None where there is none, so that nobody could answer."""
+        if sys.stdin is None or not (sys.stdin.isatty() and self._err.isatty()):
+            return None
+        self._clear()
+        print(f"{self._name}: {question} [y/N] ", end="", file=self._err, flush=True)
+        return sys.stdin.readline().strip().lower() in ("y", "yes")
 
     def status(self, text: str) -> None:
         """Replace the status line, at most ten times a second; without a terminal do nothing."""

@@ -11,6 +11,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from datetime import datetime, timedelta
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -22,6 +23,7 @@ from edgeemo import cli, doctor
 from edgeemo.capture import source as capture_source
 from edgeemo.errors import BackendError, CheckFailed, SourceError
 from edgeemo.recognition.emotion import Emotion
+from tests.capture.sessions import Made, expire, frame, ordinary, sound
 
 LABELS = ("fear", "neutral")
 
@@ -104,6 +106,13 @@ class Terminal(io.StringIO):
         (["run", "clip.mp4", "--hop", "-0.1"], 2),
         (["run", "clip.mp4", "--hop", "nan"], 2),
         (["run", "clip.mp4", "--hop", "often"], 2),
+        (["run", "clip.mp4", "--consent"], 2),  # nothing would be recorded
+        (["run", "clip.mp4", "--keep", "3"], 2),
+        (["run", "clip.mp4", "--record", "sessions", "--keep", "0"], 2),
+        (["run", "clip.mp4", "--record", "sessions", "--keep", "1.5"], 2),
+        (["run", "clip.mp4", "--record", ""], 2),
+        (["forget"], 2),
+        (["forget", ""], 2),
         (["evaluate"], 2),
     ],
 )
@@ -262,6 +271,156 @@ def test_an_output_that_takes_nothing(redirected: str, status: int, said: str) -
         words, cwd=Path(cli.__file__).parents[1], capture_output=True, text=True, check=False
     )
     assert (done.returncode, done.stderr) == (status, said)
+
+
+# --- recording
+
+
+@pytest.fixture
+def source(fakes: Fakes, monkeypatch: pytest.MonkeyPatch) -> Made:
+    """What is recorded; its answers come while it is read."""
+    made = Made(*[one for hop in range(3) for one in (sound(hop / 10), frame(hop / 10 + 0.05))], live=True)
+
+    def open_source(path: str | None = None, **devices: Any) -> Made:
+        fakes.opened = {"path": path, **devices}
+        return made
+
+    def watch(source: Any, **given: Any) -> Iterator[Emotion]:
+        for _ in source:
+            yield answer(0)
+
+    monkeypatch.setattr(capture_source, "open_source", open_source)
+    monkeypatch.setitem(vars(edgeemo), "watch", watch)
+    return made
+
+
+def typed(text: str, monkeypatch: pytest.MonkeyPatch) -> Terminal:
+    """Put somebody at a terminal; what they are shown."""
+    shown = Terminal()
+    monkeypatch.setattr(sys, "stdin", Terminal(text))
+    monkeypatch.setattr(sys, "stderr", shown)
+    return shown
+
+
+@pytest.mark.parametrize("there", [(False, False), (True, False), (False, True)])
+def test_without_a_terminal_or_consent_nothing_is_opened(
+    there: tuple[bool, bool], source: Made, fakes: Fakes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, streams = io.StringIO(), [Terminal("yes\n") if one else io.StringIO("yes\n") for one in there]
+    monkeypatch.setattr(sys, "stdin", streams[0])
+    monkeypatch.setattr(sys, "stderr", streams[1])
+    monkeypatch.setattr(sys, "stdout", out)
+    assert cli.main(["run", "--camera", "0", "--record", str(tmp_path / "sessions"), "--json"]) == 2
+    assert "there is no terminal to ask on; --consent says" in streams[1].getvalue()
+    assert out.getvalue() == "" and fakes.opened == {} and fakes.loaded == {}
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("said", ["", "\n", "n\n", "no\n", "maybe\n"])
+def test_the_default_answer_is_no(
+    said: str, source: Made, fakes: Fakes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shown = typed(said, monkeypatch)
+    assert cli.main(["run", "--camera", "0", "--record", str(tmp_path / "sessions")]) == 2
+    assert "Does everybody who is seen or heard agree? [y/N] " in shown.getvalue()
+    assert "without consent nothing was opened or recorded" in shown.getvalue()
+    assert fakes.opened == {} and list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("words", "given", "days"),
+    [([], "terminal", 30), (["--consent"], "option", 30), (["--keep", "2"], "terminal", 2)],
+)
+def test_what_was_agreed_to_is_recorded(
+    words: list[str],
+    given: str,
+    days: int,
+    source: Made,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    shown = typed("" if given == "option" else "Yes\n", monkeypatch)
+    devices = ["--camera", "0", "--microphone", "default"]
+    assert cli.main(["run", *devices, "--record", str(tmp_path), "--json", *words]) == 0
+    assert [json.loads(line) for line in capsys.readouterr().out.splitlines()] == [answer(0).to_dict()] * 6
+    (session,) = tmp_path.iterdir()
+    about = json.loads((session / "session.json").read_text())
+    assert (about["frames"], about["consent"]["given"]) == (3, given)
+    assert about["consent"]["asked"] in shown.getvalue()
+    assert f"of camera 0 and microphone default will be kept in {tmp_path}" in about["consent"]["asked"]
+    kept = [datetime.strptime(about[name], "%Y-%m-%dT%H:%M:%SZ") for name in ("created", "expires")]
+    assert kept[1] - kept[0] == timedelta(days=days) and f"{days} days" in about["consent"]["asked"]
+    assert ("[y/N]" in shown.getvalue()) == (given == "terminal")
+    assert f"recorded 3 pictures and 0.3 s of sound, in {session}" in shown.getvalue()
+    assert source.closed
+
+
+def test_a_password_of_a_camera_is_not_recorded(source: Made, tmp_path: Path) -> None:
+    words = ["--camera", "rtsp://guard:s3cret@hall.local/1", "--record", str(tmp_path), "--consent"]
+    assert cli.main(["run", *words]) == 0
+    (session,) = tmp_path.iterdir()
+    about = (session / "session.json").read_text()
+    assert "of camera rtsp://hall.local/1 will be kept" in about and "s3cret" not in about
+
+
+def test_sessions_whose_time_is_over_go_when_a_new_one_begins(
+    source: Made, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    kept, over = ordinary(tmp_path), ordinary(tmp_path).rename(tmp_path / "over")
+    expire(over)
+    assert cli.main(["run", "--camera", "0", "--record", str(tmp_path), "--consent"]) == 0
+    assert f"edgeemo: {over}: its time was over; deleted\n" in capsys.readouterr().err
+    assert kept.exists() and not over.exists() and len(list(tmp_path.iterdir())) == 2
+
+
+def test_a_folder_that_cannot_be_recorded_to_is_refused(
+    source: Made, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").write_text("")
+    assert cli.main(["run", "clip.mp4", "--record", str(tmp_path / "file"), "--consent", "--json"]) == 2
+    out, err = capsys.readouterr()
+    assert out == "" and f"--record {tmp_path / 'file'}: cannot be written" in err
+    assert source.closed
+
+
+@pytest.mark.parametrize(
+    ("words", "said", "status", "left"),
+    [
+        (["--yes"], "", 0, 0),
+        (["--yes", "--json"], "", 0, 0),
+        ([], "y\n", 0, 0),
+        ([], "\n", 2, 1),
+    ],
+)
+def test_forget(
+    words: list[str],
+    said: str,
+    status: int,
+    left: int,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    session = ordinary(tmp_path)
+    shown = typed(said, monkeypatch)
+    assert cli.main(["forget", str(tmp_path), *words]) == status
+    out = capsys.readouterr().out
+    if "--json" in words:
+        assert json.loads(out) == {"deleted": [str(session)]}
+    else:
+        assert out == ("" if left else f"deleted {session}\n")
+    assert len(list(tmp_path.iterdir())) == left
+    assert (f"delete {session}" in shown.getvalue()) == (not words)
+
+
+def test_forget_without_a_terminal(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    session = ordinary(tmp_path)
+    assert cli.main(["forget", str(session)]) == 2
+    assert f"there is no terminal to ask on; --yes deletes {session}" in capsys.readouterr().err
+    assert cli.main(["forget", str(tmp_path / "none"), "--yes"]) == 2
+    assert "no recorded session" in capsys.readouterr().err
+    assert session.exists()
 
 
 # --- terminals
@@ -469,6 +628,44 @@ def test_run_answers_a_clip_from_its_start_to_its_end(
     assert times == [round((hop + 1) * 0.1, 3) for hop in range(len(times))]
     assert times[-1] == pytest.approx(duration, abs=0.2)
     assert any(one["modalities"] == ["face", "voice"] for one in answers)
+
+
+def replayed(
+    clip: Path, bundle: Path, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> list[list[dict[str, Any]]]:
+    """The answers of a clip while it is recorded, and those of the recording."""
+    words = ["--bundle", str(bundle), "--json"]
+    assert cli.main(["run", str(clip), *words, "--record", str(folder), "--consent"]) == 0
+    first = capsys.readouterr().out
+    (session,) = folder.iterdir()
+    assert cli.main(["run", str(session), *words]) == 0
+    out, err = capsys.readouterr()
+    assert err == ""
+    return [[json.loads(line) for line in text.splitlines()] for text in (first, out)]
+
+
+def test_a_recorded_voice_is_answered_exactly_as_it_was(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("onnx", reason="the tiny bundle is written with onnx")
+    from tests.support.tiny import Tiny, write_bundle
+
+    bundle = write_bundle(tmp_path / "bundle", Tiny(modalities=("voice",)))
+    first, again = replayed(cli.DEMO, bundle, tmp_path / "sessions", capsys)
+    assert len(first) > 100 and again == first
+
+
+@pytest.mark.usefixtures("no_detector")
+def test_a_recorded_clip_is_answered_as_it_was(
+    default_bundle: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Up to what JPEG does to the pictures."""
+    clip = min((data / "ravdess_video").glob("*.mp4"))
+    first, again = replayed(clip, default_bundle, tmp_path / "sessions", capsys)
+    same = ("time", "label", "state", "track", "modalities", "reasons")
+    assert [[one[name] for name in same] for one in again] == [[one[name] for name in same] for one in first]
+    for one, other in zip(first, again, strict=True):
+        assert other["probabilities"] == pytest.approx(one["probabilities"], abs=0.05)
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeemo.capture.mailbox import Clock, Mailbox, start_clock
-from edgeemo.capture.source import Frame, Sound
+from edgeemo.capture.source import Frame, Sound, without_password
 from edgeemo.errors import InputError, SourceError, shown
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ class Camera:
                 f"camera: {shown(device)}; give its index, device file, stream address or GStreamer pipeline"
             )
         self._device = int(device) if str(device).isdecimal() else str(device)
-        self.name = f"camera {self._device}"
+        self.name = f"camera {without_password(self._device)}"
         self.stats: dict[str, int] = {"dropped_frames": 0, "read_failures": 0}
         if _is_pipeline(self._device) and not _has_gstreamer():
             raise SourceError(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -129,16 +131,26 @@ class SampleTimes:
         return self._anchor + self._count / self._rate
 
 
+def without_password(device: int | str) -> str:
+    """A camera's name for messages and records: a stream address loses its user and password.
+
+    Example:
+        >>> without_password("rtsp://guard:s3cret@10.0.0.7/hall")
+        'rtsp://10.0.0.7/hall'
+    """
+    return re.sub(r"(?<=://)[^/\s]*@", "", str(device))
+
+
 def open_source(
     path: str | Path | None = None,
     *,
     camera: int | str | None = None,
     microphone: int | str | None = None,
 ) -> Source:
-    """Open a file, or a camera, a microphone or both.
+    """Open a file or a recorded session, or a camera, a microphone or both.
 
     Args:
-        path: A video, a sound file or a picture.
+        path: A video, a sound file or a picture, or the folder of a session that `Recorder` wrote.
         camera: The index of a camera, its device file or its stream address.
         microphone: 'default', or the index or a part of the name of an input device.
 
@@ -149,6 +161,10 @@ def open_source(
     if path is not None:
         if camera is not None or microphone is not None:
             raise InputError(f"{path}: name either a file, or a camera and a microphone, not both")
+        if os.path.isdir(path):
+            from edgeemo.capture.recording import Recording
+
+            return Recording(path)
         from edgeemo.capture.clip import Clip
 
         return Clip(path)

@@ -35,7 +35,7 @@ def watch(
     else `Stream.stats` counted. When nothing could be used that first error is raised at the end.
 
     Args:
-        source: the path of a video, a sound file or a picture, or an opened source.
+        source: the path of a video, a sound file, a picture or a recorded session, or an opened source.
         camera: the index of a camera, its device file or its stream address.
         microphone: 'default', or the index or a part of the name of an input device.
         model: a loaded model; without it `bundle` is loaded.

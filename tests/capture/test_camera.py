@@ -62,6 +62,14 @@ def test_which_device_is_opened(
     assert bench.released == 1
 
 
+def test_a_password_is_not_in_the_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    bench = CameraBench(0).install(monkeypatch)
+    camera = Camera("rtsp://guard:s3cret@hall.local/1")
+    camera.close()
+    assert camera.name == "camera rtsp://hall.local/1"
+    assert bench.devices == ["rtsp://guard:s3cret@hall.local/1"]
+
+
 def test_a_slow_reader_gets_the_newest_picture(monkeypatch: pytest.MonkeyPatch) -> None:
     # The first picture shows that the camera works; five come while nobody reads, then one after the pause.
     bench = CameraBench(0, 1, 2, 3, 4, 5, -1, 6).install(monkeypatch)
