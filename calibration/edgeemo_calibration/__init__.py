@@ -9,26 +9,36 @@ Example::
     table.write("face.ranges.json")
     write_encodings("face.fp32.onnx", table, "bundle", "face")
 
-FP16 needs no recordings: `write_half` casts the same file. `lint` names what TensorRT would refuse.
+`measure` can equalise channels first, correct biases, and leave operators in floating point; `choose` finds
+which are worth it, `tensor_noise` where most is lost. FP16 needs no recordings: `write_half` casts the same
+file. `lint` names what TensorRT would refuse.
 """
 
 from .encode import CPU, TENSORRT, Encoding, write_encodings
+from .floating import Choice, choose
 from .half import write_half
 from .lint import Finding, lint
-from .ranges import measure
+from .noise import TensorNoise, output_noise, tensor_noise
+from .ranges import keep_floating, measure
 from .table import Activation, Operator, Table, Weight
 
 __all__ = [
     "CPU",
     "TENSORRT",
     "Activation",
+    "Choice",
     "Encoding",
     "Finding",
     "Operator",
     "Table",
+    "TensorNoise",
     "Weight",
+    "choose",
+    "keep_floating",
     "lint",
     "measure",
+    "output_noise",
+    "tensor_noise",
     "write_encodings",
     "write_half",
 ]

@@ -14,8 +14,11 @@ from onnx import helper, numpy_helper
 
 from edgeemo.errors import InputError
 
-from .ranges import check_model, read_model
+from . import equalise
+from .half import cast
+from .model import check_model, read_model
 from .table import STEPS, Table
+from .trunk import QUANTISED
 
 NOT_NEGATIVE = ("Relu", "Sigmoid", "Softmax", "Abs", "Sqrt", "Exp")
 KEEPS_SIGN = ("MaxPool", "AveragePool", "GlobalAveragePool", "Reshape", "Flatten", "Transpose")
@@ -33,14 +36,16 @@ class Encoding:
             in integers only between rounded tensors, and one left in floating point costs more than it saves.
             TensorRT writes floating-point results from INT8 inputs, and fuses a residual addition with the
             convolution whose output is not rounded before the sum.
+        half: what stays in floating point inside the trunk is FP16, which TensorRT runs faster, not FP32.
     """
 
     suffix: str
     signed: bool
     results: bool
+    half: bool = False
 
 
-TENSORRT = Encoding("int8", signed=True, results=False)
+TENSORRT = Encoding("int8", signed=True, results=False, half=True)
 CPU = Encoding("int8-cpu", signed=False, results=True)
 
 
@@ -62,9 +67,7 @@ def write_encodings(
     Raises:
         InputError: the table was measured on another file, or the graph cannot be quantised.
     """
-    source, digest = read_model(model)
-    if digest != table.model_sha256:
-        raise InputError(f"{model}: sha256 is {digest}, but the table was measured on {table.model_sha256}")
+    source = read_source(model, table)
     paths = {}
     for encoding in encodings:
         paths[encoding.suffix] = Path(folder) / f"{name}.{encoding.suffix}.onnx"
@@ -72,21 +75,71 @@ def write_encodings(
     return paths
 
 
-def encode(model: onnx.ModelProto, table: Table, encoding: Encoding) -> onnx.ModelProto:
-    """Insert Q and DQ next to the operators of the table, with weights in INT8 and biases in FP32.
+def read_source(model: str | Path, table: Table) -> onnx.ModelProto:
+    """Read the FP32 file that a table was measured on.
 
-    Inputs and outputs keep their names, types and shapes. The exporter's notes on nodes are left out.
+    Raises:
+        InputError: it is another file, or not one that `read_model` takes.
+    """
+    source, digest = read_model(model)
+    if digest != table.model_sha256:
+        raise InputError(f"{model}: sha256 is {digest}, but the table was measured on {table.model_sha256}")
+    return source
+
+
+def encode(model: onnx.ModelProto, table: Table, encoding: Encoding) -> onnx.ModelProto:
+    """Equalise and correct a graph, then insert Q and DQ next to the operators of the table.
+
+    Weights become INT8, biases stay FP32. Inputs and outputs keep their names, types and shapes. The
+    exporter's notes on nodes are left out.
 
     Raises:
         InputError: the table does not fit the graph.
     """
     _check_fit(model.graph, table)
-    result = onnx.ModelProto()
-    result.CopyFrom(model)
-    writer = _Writer(result.graph, table, encoding)
-    writer.write()
+    result = equalise.apply(model, table.equalisation)
+    _correct(result.graph, table.corrections)
+    _Writer(result.graph, table, encoding).write()
+    if encoding.half and table.floating:
+        cast(result.graph, table.floating)
     check_model(result, f"{encoding.suffix} encoding of {model.graph.name!r}")
     return result
+
+
+def raw(graph: onnx.GraphProto, table: Table, tensor: str, encoding: Encoding = CPU) -> str:
+    """What a tensor of the FP32 graph is called in an encoding of it, before it is rounded.
+
+    Args:
+        graph: the FP32 one.
+        table: what the encoding is written from.
+        tensor: what a node of the FP32 graph writes.
+        encoding: which.
+    """
+    return _Writer(graph, table, encoding).source(tensor)
+
+
+def rounded(graph: onnx.GraphProto, table: Table, tensor: str, encoding: Encoding = CPU) -> str:
+    """The same behind its rounding, where the encoding rounds it."""
+    writer = _Writer(graph, table, encoding)
+    return writer.dequantised(tensor) if tensor in writer.pairs else tensor
+
+
+def _correct(graph: onnx.GraphProto, corrections: Mapping[str, tuple[float, ...]]) -> None:
+    """Give each of these operators a bias of its own: what it had, if it had any, and what is added."""
+    constants = {tensor.name: tensor for tensor in graph.initializer}
+    for node in graph.node:
+        name = node.output[0]
+        if name not in corrections:
+            continue
+        bias = np.array(corrections[name], np.float32)
+        if len(node.input) > 2 and node.input[2]:
+            held = numpy_helper.to_array(constants[node.input[2]])
+            bias = (held + bias.reshape(held.shape if held.size == bias.size else bias.shape)).astype(
+                np.float32
+            )
+        del node.input[2:]
+        node.input.append(f"{name}.corrected_bias")
+        graph.initializer.append(numpy_helper.from_array(bias, node.input[2]))
 
 
 def _check_fit(graph: onnx.GraphProto, table: Table) -> None:
@@ -105,6 +158,23 @@ def _check_fit(graph: onnx.GraphProto, table: Table) -> None:
         node = nodes.get(name)
         if node is None or node.op_type != "Add" or skip not in node.input:
             raise InputError(f"the graph does not write {name!r} by an Add that reads {skip!r}")
+    for name in table.floating:
+        if name not in nodes or nodes[name].op_type not in QUANTISED:
+            raise InputError(f"the graph does not write {name!r} by a {'/'.join(QUANTISED)}")
+    for name, added in table.corrections.items():
+        _check_correction(nodes[name], shapes, len(table.weights[table.operators[name].weight].scales), added)
+
+
+def _check_correction(
+    node: onnx.NodeProto, shapes: Mapping[str, tuple[int, ...]], channels: int, added: tuple[float, ...]
+) -> None:
+    name = node.output[0]
+    if node.op_type == "MatMul":
+        raise InputError(f"{name!r} is written by a MatMul, which has no bias to correct")
+    if len(added) != channels:
+        raise InputError(f"{name!r} has {channels} channels, the table {len(added)} corrections")
+    if len(node.input) > 2 and node.input[2] and node.input[2] not in shapes:
+        raise InputError(f"the bias {node.input[2]!r} of {name!r} is computed and cannot be corrected")
 
 
 class _Writer:
@@ -115,12 +185,13 @@ class _Writer:
         operators = table.operators.values()
         self.results = {operator.result for operator in operators} if encoding.results else set()
         self.pairs = self.results | {operator.input for operator in operators} | set(table.residuals.values())
+        self.weights = {operator.weight for operator in operators}
         self.replaced = {value.name for value in graph.output} & self.results
 
     def write(self) -> None:
         """Insert every pair behind the tensor that it rounds, and let the planned readers read it."""
         producers = {name: node for node in self.graph.node for name in node.output}
-        nodes = [node for name in self.table.weights for node in self._weight(name)]
+        nodes = [node for name in self.weights for node in self._weight(name)]
         inputs = [value.name for value in self.graph.input]
         nodes += [node for name in inputs if name in self.pairs for node in self._pair(name, producers)]
         for old in self.graph.node:
@@ -143,13 +214,18 @@ class _Writer:
         for place, name in enumerate(old.input):
             planned = (place < 2 and key in self.table.operators) or self.table.residuals.get(key) == name
             if planned or name in self.results:
-                node.input[place] = self._dequantised(name)
+                node.input[place] = self.dequantised(name)
         for place, name in enumerate(old.output):
             if name in self.replaced:
                 node.output[place] = f"{name}.float"
         return node
 
-    def _dequantised(self, name: str) -> str:
+    def source(self, name: str) -> str:
+        """What is rounded."""
+        return f"{name}.float" if name in self.replaced else name
+
+    def dequantised(self, name: str) -> str:
+        """What the rounded tensor is called."""
         return name if name in self.replaced else f"{name}.dequantised"
 
     def _pair(self, name: str, producers: Mapping[str, onnx.NodeProto]) -> list[onnx.NodeProto]:
@@ -160,12 +236,11 @@ class _Writer:
         scale, point = f"{name}.scale", f"{name}.zero_point"
         self._constant(scale, np.array(self.table.activations[name].scale, np.float32))
         self._constant(point, zero)
-        source = f"{name}.float" if name in self.replaced else name
-        steps = f"{name}.quantised"
+        source, steps = self.source(name), f"{name}.quantised"
         return [
             helper.make_node("QuantizeLinear", [source, scale, point], [steps], f"{name}.quantise"),
             helper.make_node(
-                "DequantizeLinear", [steps, scale, point], [self._dequantised(name)], f"{name}.dequantise"
+                "DequantizeLinear", [steps, scale, point], [self.dequantised(name)], f"{name}.dequantise"
             ),
         ]
 
@@ -180,7 +255,7 @@ class _Writer:
         self._constant(names[2], np.zeros(scales.shape, np.int8))
         return [
             helper.make_node(
-                "DequantizeLinear", names, [self._dequantised(name)], f"{name}.dequantise", axis=weight.axis
+                "DequantizeLinear", names, [self.dequantised(name)], f"{name}.dequantise", axis=weight.axis
             )
         ]
 

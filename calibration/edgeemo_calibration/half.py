@@ -10,7 +10,7 @@ nothing in FP32.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +19,8 @@ from onnx import TensorProto, helper, numpy_helper
 
 from edgeemo.errors import InputError
 
-from .ranges import QUANTISED, Trunk, check_model, member, plan, read_model
+from .model import check_model, read_model
+from .trunk import QUANTISED, Trunk, member, plan
 
 ALONG = ("Relu", "Add")
 """What is computed in FP16 between operators of the trunk."""
@@ -58,22 +59,35 @@ def halve(model: onnx.ModelProto, trunk: Trunk = "trunk.") -> onnx.ModelProto:
     """
     result = onnx.ModelProto()
     result.CopyFrom(model)
-    chosen = half_nodes(result.graph, trunk)
-    if not chosen:
+    operators, _ = plan(result.graph, trunk)
+    if not operators:
         raise InputError(f"no constant weight of a {'/'.join(QUANTISED)} is in the trunk {trunk!r}")
-    _Writer(result.graph, chosen).write()
+    cast(result.graph, operators, trunk)
     check_model(result, f"FP16 cast of {model.graph.name!r}")
     return result
 
 
-def half_nodes(graph: onnx.GraphProto, trunk: Trunk = "trunk.") -> set[str]:
-    """Choose what is computed in FP16, by the tensor that each node writes.
+def cast(graph: onnx.GraphProto, operators: Collection[str], trunk: Trunk = "trunk.") -> None:
+    """Cast operators of a graph, and what lies between them, to FP16 in place.
 
-    Those are the operators of the trunk, then every ReLU and addition that reads nothing but what these
-    write and constants of the trunk.
+    Args:
+        graph: FP32, but for Q and DQ beside other operators than these.
+        operators: by the tensor that each writes.
+        trunk: prefix of the names of the constants that may become FP16, or a predicate on such a name.
+
+    Raises:
+        InputError: a weight does not fit FP16.
+    """
+    _Writer(graph, _along(graph, operators, trunk)).write()
+
+
+def _along(graph: onnx.GraphProto, operators: Collection[str], trunk: Trunk) -> set[str]:
+    """What is computed in FP16, by the tensor that each node writes.
+
+    Those are the operators, then every ReLU and addition that reads nothing but what these write and
+    constants of the trunk.
     """
     belongs = member(trunk)
-    operators, _ = plan(graph, trunk)
     constants = {tensor.name for tensor in graph.initializer}
     chosen: set[str] = set()
     for node in graph.node:

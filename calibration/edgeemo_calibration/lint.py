@@ -15,8 +15,9 @@ import onnx
 from onnx import TensorProto
 
 from .half import ALONG
+from .model import NEWEST_IR, OPSETS
 from .operators import TENSORRT_10_3
-from .ranges import NEWEST_IR, OPSETS, QUANTISED, Trunk
+from .trunk import QUANTISED, Trunk, attribute
 from .view import MOVES, View, is_dequantiser, is_quantiser
 
 FLOAT, HALF = TensorProto.FLOAT, TensorProto.FLOAT16
@@ -77,10 +78,6 @@ Details = tuple[str, str, str]
 
 def _name(kind: int | None) -> str:
     return str(TensorProto.DataType.Name(kind or 0))
-
-
-def _attribute(node: onnx.NodeProto, name: str, default: int) -> int:
-    return next((int(item.i) for item in node.attribute if item.name == name), default)
 
 
 # What the parser takes
@@ -183,7 +180,7 @@ def _channels(view: View) -> Iterator[Details]:
                 yield node.output[0], f"an activation has {scale.size} scales", "one, for the whole tensor"
             continue
         across = [reader for reader in view.readers.get(node.output[0], []) if _channels_last(reader)]
-        axis = _attribute(node, "axis", 1) % max(weight.ndim, 1)
+        axis = attribute(node, "axis", 1) % max(weight.ndim, 1)
         for reader in across:
             found = f"{reader.op_type} has its output channels on axis 1 of the weight"
             yield reader.output[0], found, "a Gemm with transB = 1, which has them on axis 0"
@@ -194,7 +191,7 @@ def _channels(view: View) -> Iterator[Details]:
 
 def _channels_last(node: onnx.NodeProto) -> bool:
     """Whether an operator's output channels are the columns of its weight."""
-    return node.op_type == "MatMul" or (node.op_type == "Gemm" and not _attribute(node, "transB", 0))
+    return node.op_type == "MatMul" or (node.op_type == "Gemm" and not attribute(node, "transB", 0))
 
 
 def _adjacent(view: View) -> Iterator[Details]:
@@ -220,9 +217,10 @@ def _operands(view: View) -> Iterator[Details]:
         return
     for node in view.nodes:
         missing = [name for name in node.input[:2] if not view.rounded(name)]
-        if node.output[0] in view.trunk and missing:
+        if node.output[0] in view.trunk and missing and not view.kept(node.output[0]):
             names = " and ".join(map(repr, missing))
-            yield node.output[0], f"{node.op_type} reads {names} in float", "Q and DQ before both inputs"
+            wrong = f"{node.op_type} reads {names} in float"
+            yield node.output[0], wrong, "Q and DQ before both inputs, or FP16"
 
 
 def _readers(view: View) -> Iterator[Details]:

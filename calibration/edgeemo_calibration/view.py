@@ -11,7 +11,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, numpy_helper
 
-from .ranges import QUANTISED, Trunk, member
+from .trunk import QUANTISED, Trunk, member
 
 MOVES = (
     "Concat",
@@ -146,9 +146,19 @@ class View:
         quantiser = self.quantiser(writer) if writer is not None else None
         return Side(name, False) if quantiser is None else Side(quantiser.input[0], True)
 
+    def kept(self, name: str) -> bool:
+        """Whether a tensor comes straight from an operator of the trunk that was left in FP16."""
+        writer = self.writers.get(name)
+        while writer is not None and writer.op_type == "Cast":
+            writer = self.writers.get(writer.input[0])
+        operator = writer if writer is not None and writer.output[0] in self.trunk else None
+        return operator is not None and self.computes(operator, TensorProto.FLOAT16)
+
     def residual(self, node: onnx.NodeProto) -> bool:
-        """Whether a node adds two computed tensors, one straight from a quantised operator."""
+        """Whether a node adds two computed tensors, one from a quantised operator, none from FP16."""
         if node.op_type != "Add" or set(node.input) & self.constants.keys():
+            return False
+        if any(map(self.kept, node.input)):
             return False
         return any(self.quantised(self.writers.get(self.side(name).source)) for name in node.input)
 

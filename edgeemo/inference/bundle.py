@@ -25,7 +25,7 @@ from edgeemo.inference.spec import (
     read_thresholds,
     read_voice,
 )
-from edgeemo.inference.wiring import check_wiring
+from edgeemo.inference.wiring import SPEECH, check_wiring
 
 SCHEMA = 1
 MANIFEST = "manifest.json"
@@ -58,6 +58,8 @@ class Bundle:
         valence_arousal: where valence and arousal come from, None where there is no such head.
         calibration: how probabilities were calibrated.
         results: measured results, one entry per data set and precision.
+        proof: that INT8 was held to FP32: 'passed'; then 'sha256' of the proof, 'files', the digest of the
+            files that were proven, and 'data'; or else 'unproven', why not. None where nothing is said.
         provenance: recipe, seed, data and versions behind the weights.
         files: bytes and sha256 of every file.
     """
@@ -82,6 +84,7 @@ class Bundle:
     valence_arousal: Mapping[str, object] | None
     calibration: Mapping[str, object]
     results: tuple[Mapping[str, object], ...]
+    proof: Mapping[str, object] | None
     provenance: Mapping[str, object]
     files: Mapping[str, tuple[int, str]]
 
@@ -198,6 +201,16 @@ def describe_files(folder: str | os.PathLike[str], names: Iterable[str]) -> dict
     return described
 
 
+def files_digest(files: Mapping[str, tuple[int, str]]) -> str:
+    """One sha256 for all files of a bundle, by which a proof names what it is of.
+
+    Args:
+        files: bytes and sha256 by name, as `Bundle.files`.
+    """
+    lines = "".join(f"{digest}  {name}\n" for name, (_, digest) in sorted(files.items()))
+    return hashlib.sha256(lines.encode()).hexdigest()
+
+
 def _folder(folder: str | os.PathLike[str]) -> Path:
     try:
         path = Path(folder)
@@ -259,6 +272,12 @@ def _bundle(path: Path, manifest: Section) -> Bundle:
     graphs = read_graphs(manifest.section("graphs"), modalities, files)
     reads = {entry.tensor.name: entry.tensor for entry in (face, voice, text) if entry}
     check_wiring(graphs, reads, slots, len(labels))
+    thresholds = read_thresholds(manifest.section("thresholds"))
+    if thresholds.speech is not None and not (voice and SPEECH in graphs["voice"].outputs):
+        raise ManifestError(
+            f"'thresholds.speech' is of no use without an output {SPEECH!r} of the voice graph; "
+            "it must be left out"
+        )
     return Bundle(
         path=path,
         manifest=MappingProxyType(manifest.values),
@@ -276,10 +295,11 @@ def _bundle(path: Path, manifest: Section) -> Bundle:
         voice=voice,
         text=text,
         graphs=graphs,
-        thresholds=read_thresholds(manifest.section("thresholds")),
+        thresholds=thresholds,
         valence_arousal=_valence_arousal(manifest, labels),
         calibration=manifest.section("calibration").values if "calibration" in manifest else {},
         results=tuple(manifest.objects("results")),
+        proof=_proof(manifest, files),
         provenance=manifest.section("provenance").values,
         files=files,
     )
@@ -306,6 +326,24 @@ def _valence_arousal(manifest: Section, labels: tuple[str, ...]) -> Mapping[str,
                 section.fail("norms", "an object whose keys are labels")
             if not isinstance(pair, list) or len(pair) != 2 or not all(_is_unit(value) for value in pair):
                 norms.fail(label, "[valence, arousal], each in [-1, 1]")
+    return section.values
+
+
+def _proof(manifest: Section, files: Mapping[str, tuple[int, str]]) -> Mapping[str, object] | None:
+    if "proof" not in manifest:
+        return None
+    section = manifest.section("proof")
+    if not section.flag("passed"):
+        section.text("unproven")
+        return section.values
+    section.digest("sha256")
+    if section.digest("files") != files_digest(files):
+        section.fail("files", "the digest of the files that are listed; these others are to be proven anew")
+    for place, entry in enumerate(section.objects("data")):
+        part = Section(entry, f"proof.data[{place}]")
+        part.text("name")
+        part.whole("n")
+        part.digest("sha256")
     return section.values
 
 
@@ -343,7 +381,22 @@ def _contract(bundle: Bundle) -> list[str]:
         lines += [f"    out {name}: {spec}" for name, spec in graph.outputs.items()]
     lines.append("results:" if bundle.results else "results: none")
     lines += [f"  - {_result(entry)}" for entry in bundle.results]
+    lines += textwrap.wrap(f"int8: {_proven(bundle)}", 110, subsequent_indent="  ")
     return lines
+
+
+def _proven(bundle: Bundle) -> str:
+    """Whether INT8 was held to FP32, and on what."""
+    if not any({"int8", "int8-cpu"} & spec.files.keys() for spec in bundle.graphs.values()):
+        return "none"
+    if bundle.proof is None:
+        return "the bundle does not say whether it is proven"
+    if not bundle.proof["passed"]:
+        return f"not proven: {bundle.proof['unproven']}"
+    data = bundle.proof["data"]
+    assert isinstance(data, list)
+    sets = ", ".join(f"{entry['name']} (n {entry['n']})" for entry in data)
+    return f"proven on {sets}; sha256 of the proof {str(bundle.proof['sha256'])[:12]}..."
 
 
 def _result(entry: Mapping[str, object]) -> str:

@@ -98,7 +98,7 @@ def residual() -> Callable[..., onnx.ModelProto]:
     return residual_net
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def new_net() -> type[Net]:
     return Net
 

@@ -114,6 +114,48 @@ def test_u8_holds_the_numbers_of_s8_where_s8_does_not_clip(
         np.testing.assert_array_equal(found[name], value)
 
 
+@pytest.mark.parametrize("equalise", [False, True])
+@pytest.mark.parametrize("floating", [(), ("trunk.0.conv2",), ("trunk.stem", "trunk.1.conv1")])
+@pytest.mark.parametrize("skip_first", [False, True])
+def test_both_encodings_hold_the_same_numbers(
+    residual: Any, save: Save, faces: Feeds, equalise: bool, floating: tuple[str, ...], skip_first: bool
+) -> None:
+    model = residual(skip_first)
+    path = save(model)
+    table = measure(path, faces, method="min-max", equalise=equalise, correct=True, floating=floating)
+    seen = []
+    for factor in (0.9, 1.0, 1.2):
+        one = widened(table, factor)
+        signed, unsigned = (
+            encode(model, one, Encoding("test", sign, results=True)) for sign in (True, False)
+        )
+        expected, found = steps(signed, faces), steps(unsigned, faces)
+        assert expected.keys() == found.keys()
+        # Where a step of U8 lies beyond those of S8, a picture goes on otherwise.
+        held = np.all([np.abs(value).max(axis=(1, 2, 3)) <= 127 for value in found.values()], axis=0)
+        for name, value in expected.items():
+            np.testing.assert_array_equal(found[name][held], value[held])
+        np.testing.assert_array_equal(run(signed, faces)[0][held], run(unsigned, faces)[0][held])
+        seen.append(held.mean())
+    assert seen[0] < 1.0
+    assert seen[-1] == 1.0
+
+
+@pytest.mark.parametrize("floating", [(), ("trunk.0.conv2",)])
+def test_the_shipped_pair_agrees_on_labels(
+    residual: Any, save: Save, faces: Feeds, floating: tuple[str, ...]
+) -> None:
+    model = residual()
+    table = measure(save(model), faces, equalise=True, correct=True, floating=floating)
+    unseen = [{"face": np.random.default_rng(7).integers(0, 256, (200, 1, 12, 12), dtype=np.uint8)}]
+    tensorrt, cpu = (run(encode(model, table, one), unseen, optimise=True)[0] for one in (TENSORRT, CPU))
+    top = np.sort(tensorrt, axis=1)
+    clear = top[:, -1] - top[:, -2] > 0.1 * tensorrt.std()  # of this net, which knows nothing, most are
+    assert clear.mean() > 0.5
+    np.testing.assert_array_equal(tensorrt.argmax(axis=1)[clear], cpu.argmax(axis=1)[clear])
+    assert (tensorrt.argmax(axis=1) == cpu.argmax(axis=1)).mean() >= 0.95
+
+
 def test_where_s8_clips_u8_goes_on_behind_a_relu_only(
     measured: tuple[onnx.ModelProto, Table], faces: Feeds
 ) -> None:
@@ -161,7 +203,7 @@ def test_the_extra_rounding_of_the_cpu_costs_less_than_two_decibels(
 
 
 @pytest.mark.parametrize("encoding", [TENSORRT, CPU], ids=lambda encoding: encoding.suffix)
-@pytest.mark.parametrize("method", ["min-max", "percentile", "mse"])
+@pytest.mark.parametrize("method", ["min-max", "percentile", "entropy", "mse"])
 @pytest.mark.parametrize("optimise", [False, True])
 def test_int8_keeps_thirty_decibels_of_the_output(
     residual: Any, save: Save, faces: Feeds, encoding: Encoding, method: str, optimise: bool

@@ -12,7 +12,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from edgeemo.errors import InputError
 from edgeemo_calibration import measure
-from edgeemo_calibration.ranges import Histogram
+from edgeemo_calibration.histogram import Histogram
 
 Save = Callable[[onnx.ModelProto], Path]
 Feeds = list[dict[str, Any]]
@@ -127,7 +127,11 @@ def test_feeds_are_taken_one_at_a_time(residual: Any, save: Save) -> None:
         ([np.inf], {}, "feed 0: tensor 'x' holds values that are not finite"),
         ([3e38], {}, "feed 0: tensor 'x' holds values that are not finite"),  # the front end overflows
         ([0.0], {}, "tensor 'x' is zero in all 1 samples"),
-        ([1.0], {"method": "magic"}, "method 'magic' is unknown; it must be one of min-max, percentile, mse"),
+        (
+            [1.0],
+            {"method": "magic"},
+            "method 'magic' is unknown; it must be one of min-max, percentile, entropy, mse",
+        ),
         ([1.0], {"percentile": 0.0}, "percentile 0.0 is outside (0, 100]"),
         ([1.0], {"percentile": float("nan")}, "percentile nan is outside"),
         ([1.0], {"trunk": "body."}, "no constant weight of a Conv/Gemm/MatMul is in the trunk 'body.'"),

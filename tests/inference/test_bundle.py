@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from edgeemo.errors import BundleError
-from edgeemo.inference.bundle import Bundle, describe_files
+from edgeemo.inference.bundle import Bundle, describe_files, files_digest
 from edgeemo.inference.spec import TensorSpec, TextInput, Thresholds
 from tests.support.tiny import Tiny, write_bundle
 
@@ -116,11 +116,46 @@ def test_fusion_may_answer_less(folder: Path) -> None:
     assert list(Bundle.read(folder).graphs["fusion"].outputs) == ["logits", "voice_logits"]
 
 
+PROOF = {"passed": True, "sha256": "1" * 64, "files": "0" * 64, "data": []}
+
+
+def test_a_proof_is_of_the_files_that_are_listed(tmp_path: Path) -> None:
+    files = files_digest(Bundle.read(write_bundle(tmp_path)).files)
+    data = [{"name": "crops", "n": 600, "sha256": "2" * 64}]
+    proof = {**PROOF, "files": files, "data": data}
+    bundle = Bundle.read(write_bundle(tmp_path, proof=proof))
+    assert bundle.proof == proof
+    assert "int8: proven on crops (n 600); sha256 of the proof 111111111111..." in repr(bundle)
+    for wrong in ({"n": 0}, {"name": ""}, {"sha256": "2"}):
+        write_bundle(tmp_path, proof={**proof, "data": [{**data[0], **wrong}]})
+        with pytest.raises(BundleError, match=rf"proof\.data\[0\]\.{next(iter(wrong))}"):
+            Bundle.read(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("encodings", "proof", "said"),
+    [
+        (("fp32",), None, "int8: none"),
+        (("fp32", "int8"), None, "int8: the bundle does not say whether it is proven"),
+        (("fp32", "int8"), {"passed": False, "unproven": "a toy"}, "int8: not proven: a toy"),
+    ],
+)
+def test_what_is_not_proven_is_said(
+    encodings: tuple[str, ...], proof: dict[str, object] | None, said: str, tmp_path: Path
+) -> None:
+    assert said in repr(Bundle.read(write_bundle(tmp_path, encodings=encodings, proof=proof))).splitlines()
+
+
 @pytest.mark.parametrize(
     ("change", "wrong"),
     [
         (drop("schema"), "'schema' is missing; it must be 1"),
         (put("schema", 2), "'schema' is 2; it must be 1, the only one"),
+        (put("proof", []), "'proof' is []; it must be an object"),
+        (put("proof", {"passed": 1}), "'proof.passed' is 1; it must be true or false"),
+        (put("proof", {"passed": False}), "'proof.unproven' is missing; it must be a text"),
+        (put("proof", {"passed": True}), "'proof.sha256' is missing"),
+        (put("proof", PROOF), "'proof.files' is \"000"),  # of other files
         (put("schema", None), "'schema' is null; it must be 1"),
         (put("schema", True), "'schema' is true; it must be 1"),  # equal to 1 in Python
         (drop("name"), "'name' is missing; it must be a text"),
@@ -171,6 +206,17 @@ def test_fusion_may_answer_less(folder: Path) -> None:
         (put("face.geometry.cascade", 1.0), "'face.geometry.cascade' is 1.0; it must be an object"),
         (put("thresholds.confidence", 1.5), "'thresholds.confidence' is 1.5; it must be a number in [0, 1]"),
         (drop("thresholds.dark"), "'thresholds.dark' is missing"),
+        (put("thresholds.speech", 1.5), "'thresholds.speech' is 1.5; it must be a number in [0, 1]"),
+        (
+            put("thresholds.speech", 0.5),
+            "'thresholds.speech' is of no use without an output 'speech'",
+        ),  # no graph answers it
+        (put("graphs.voice.outputs.speech", ["float32", [2]]), "it must be float32 [1]"),
+        (
+            put("graphs.voice.outputs.loudness", ["float32", [1]]),
+            "holds tokens, loudness; it must hold tokens",
+        ),
+        (put("graphs.face.outputs.speech", ["float32", ["N"]]), "holds tokens, speech; it must hold tokens"),
         (put("results", {}), "'results' is an object; it must be a list of objects"),
         (put("valence_arousal.norms.fear", [2, 0]), "'valence_arousal.norms.fear' is [2, 0]"),
         (put("valence_arousal.norms", {"joy": [0, 0]}), "an object whose keys are labels"),
@@ -477,7 +523,8 @@ graphs:
 results:
   - FER+; face, cropped; int8: n 3573, WA 0.871, UA 0.750, ECE 0.020
   - pairs: n 9, UA 0.500 (UA of face 0.400, voice 0.300, both added 0.450)
-  - none"""
+  - none
+int8: the bundle does not say whether it is proven"""
     )
 
 
@@ -485,7 +532,7 @@ def test_repr_of_one_modality(tmp_path: Path) -> None:
     lines = repr(Bundle.read(write_bundle(tmp_path, Tiny(modalities=("face",), channels=3)))).splitlines()
     assert "face: 8x8 BGR, detectors []" in lines
     assert not any(line.startswith("voice") for line in lines)
-    assert lines[-1] == "results: none"
+    assert lines[-2] == "results: none"
 
 
 def test_repr_of_a_bundle_that_reads_text(tmp_path: Path) -> None:

@@ -1,0 +1,361 @@
+"""The page of a proof: one HTML file that needs no other, and JSON with the same figures."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+from xml.sax.saxutils import escape
+
+from . import plots
+from .gate import KEPT, LARGE, SIGNIFICANT
+from .prove import Proof
+from .table import write_whole
+
+Figures = Mapping[str, Any]
+
+RULES = {
+    "usable": "This machine runs INT8; where its products saturate the runtime takes FP32.",
+    "covered": "Each INT8 graph is reached by items of a set.",
+    "kept": f"A set of {LARGE} items or more keeps {KEPT:.0%} of the WA and of the UA of FP32.",
+    "set": f"A smaller set does not lose with a McNemar p below {SIGNIFICANT}.",
+    "class": f"No class of any set loses with a McNemar p below {SIGNIFICANT}.",
+    "faster": "One update with one face takes less time than in FP32.",
+}
+METHOD = (
+    "Intervals are 95 % percentile bootstrap intervals. Speakers are drawn with all their items where a "
+    "set names them, items otherwise; both precisions answer each draw, so differences are paired. With "
+    "few speakers an interval is too narrow.",
+    "McNemar's test is the exact one, two-sided, over the items that only one precision answers right. "
+    "Each class is tested by itself, without a correction for how many there are: the gate guards every "
+    "class, and a correction would let a plain loss in one pass because others were looked at too. Each "
+    f"test fails a graph that changes answers by chance alone in at most {SIGNIFICANT / 2:.1%} of all "
+    "cases. It takes items for independent.",
+    "Latency is that of ONNX Runtime with one thread, an update in FP32 and one in INT8 taking turns. The "
+    "ratio of the medians has a 99 % bootstrap interval over the rounds, looked at after 200, 400, 800, 1600 "
+    "and 3200 of them, until it does not hold 1 or the time is up. INT8 is faster when all of it is below 1.",
+)
+
+
+def write(proof: Proof, html: Path, json: Path) -> Path:
+    """Write the page and the JSON, whose sha256 the page shows.
+
+    Args:
+        proof: what was found.
+        html: the page.
+        json: the figures.
+
+    Returns:
+        the path of the page.
+    """
+    text = proof.text()
+    write_whole(json, text)
+    write_whole(html, page(proof.to_dict(), hashlib.sha256(text.encode()).hexdigest()))
+    return html
+
+
+def page(proof: Figures, digest: str) -> str:
+    """The page as XHTML.
+
+    Args:
+        proof: as `Proof.to_dict` gives it.
+        digest: sha256 of its JSON.
+    """
+    bundle = proof["bundle"]
+    title = f"{bundle['name']} {bundle['version']}: INT8 against FP32"
+    body = [f"<h1>{escape(title)}</h1>", *_verdict(proof), LEGEND]
+    for found in proof["sets"]:
+        body += _set(found)
+    if proof["latency"] is not None:
+        body += _latency(proof["latency"])
+    body += _costs(proof)
+    if proof["encodings"]:
+        body += _encodings(proof["encodings"])
+    for graph in proof["noise"]:
+        body += _noise(graph)
+    body += ["<h2>How it was judged</h2>", *(f"<p>{escape(text)}</p>" for text in METHOD)]
+    body += _origin(proof, digest)
+    return "\n".join(
+        [
+            "<!DOCTYPE html>",
+            '<html xmlns="http://www.w3.org/1999/xhtml" lang="en">',
+            '<head><meta charset="utf-8"/>',
+            '<meta name="viewport" content="width=device-width, initial-scale=1"/>',
+            f"<title>{escape(title)}</title>",
+            f"<style>{STYLE}</style></head>",
+            "<body><main>",
+            *body,
+            "</main></body></html>\n",
+        ]
+    )
+
+
+# --- sections
+
+
+def _verdict(proof: Figures) -> list[str]:
+    passed = proof["passed"]
+    word = "INT8 is proven." if passed else "INT8 is not proven."
+    rows = []
+    for name, rule in RULES.items():
+        applied = [entry for entry in proof["rules"] if entry["name"] == name]
+        if not applied:
+            continue
+        broken = [entry for entry in applied if not entry["passed"]]
+        shown = broken if name == "class" else applied
+        said = "; ".join(f"{entry['subject']}: {entry['figures']}" for entry in shown)
+        rows.append((rule, "fail" if broken else "pass", said or f"{len(applied)} classes, none loses"))
+    cells = [(escape(rule), _mark(word), escape(said)) for rule, word, said in rows]
+    return [
+        f'<p class="verdict {"pass" if passed else "fail"}">{word}</p>',
+        _table("The rules", ("Rule", "", "Figures"), cells, numbers=False),
+    ]
+
+
+def _mark(word: str) -> str:
+    return f'<strong class="{word}">{word}</strong>'
+
+
+def _set(found: Figures) -> list[str]:
+    figures = found["figures"]
+    cropped = ", face crops" if found["cropped"] else ""
+    drawn = f"{figures['units']:,} {figures['unit']} drawn"
+    given = " and ".join(found["given"])
+    return [
+        f"<h2>{escape(found['name'])}</h2>",
+        f"<p>{figures['n']:,} items ({given}{cropped}), {drawn} for the intervals.</p>",
+        _accuracy(found["name"], figures),
+        _classes(found["name"], figures["classes"]),
+        _figure(plots.recall_bars(figures["classes"]), "Recall of each class with its 95 % interval."),
+        *_reliability(figures),
+    ]
+
+
+def _accuracy(name: str, figures: Figures) -> str:
+    rows = []
+    for said, key in (("WA", "wa"), ("UA", "ua"), ("calibration error (ECE)", "ece")):
+        pair = figures[key]
+        kept = ""
+        if key != "ece" and pair["fp32"]["value"] > 0:
+            kept = f"{pair['int8']['value'] / pair['fp32']['value']:.2%}"
+        rows.append(
+            (said, *(_interval(pair[side]) for side in ("fp32", "int8")), _interval(pair["difference"]), kept)
+        )
+    agreement, changes, absent = figures["agreement"], figures["changes"], figures["absent"]
+    said = (
+        f"{agreement['labels']:.2%} of the labels are equal; a probability differs by "
+        f"{agreement['mean']:.4f} in the mean and by {agreement['worst']:.3f} at most. {changes['lost']} "
+        f"items lost and {changes['won']} won, McNemar p = {changes['p']:.3g}. Without an answer: FP32 "
+        f"{absent[0]}, INT8 {absent[1]}."
+    )
+    head = ("", "FP32", "INT8", "INT8 less FP32", "kept")
+    return _table(f"Accuracy and calibration on {name}", head, rows) + f"\n<p>{said}</p>"
+
+
+def _classes(name: str, classes: Sequence[Figures]) -> str:
+    rows = []
+    for entry in classes:
+        recall, changes = entry["recall"], entry["changes"]
+        loses = changes["lost"] > changes["won"] and changes["p"] < SIGNIFICANT
+        rows.append(
+            (
+                escape(entry["label"]),
+                f"{entry['n']:,}",
+                *(_interval(recall[side]) for side in ("fp32", "int8", "difference")),
+                f"{changes['lost']} / {changes['won']}",
+                f"{changes['p']:.3g}" + (f" {_mark('fail')}" if loses else ""),
+            )
+        )
+    head = ("class", "n", "FP32", "INT8", "INT8 less FP32", "lost / won", "p")
+    return _table(f"Recall of each class of {name}", head, rows)
+
+
+def _reliability(figures: Figures) -> list[str]:
+    fp32, int8 = figures["reliability"]
+    if not fp32 or not int8:
+        return []
+    said = "Share of right answers over the top probability; calibrated is on the diagonal."
+    rows = [
+        (name, f"{entry['confidence']:.3f}", f"{entry['accuracy']:.3f}", f"{entry['n']:,}")
+        for (_, name), curve in zip(plots.PRECISIONS, (fp32, int8), strict=True)
+        for entry in curve
+    ]
+    table = _table("The bins of the curves", ("", "mean top probability", "share right", "n"), rows)
+    return [
+        _figure(plots.reliability(fp32, int8), said),
+        f"<details><summary>The curves as figures</summary>\n{table}\n</details>",
+    ]
+
+
+def _latency(latency: Figures) -> list[str]:
+    rows, drawn = [], []
+    for entry in (*latency["graphs"], latency["update"]):
+        fp32, int8 = entry["encodings"]
+        ratio = entry["ratio"]
+        same = fp32 == int8
+        said = "the same file" if same else _interval(ratio)
+        faster = "" if same else f"{1 / ratio['value']:.2f}x"
+        name = escape(entry["graph"])
+        rows.append((name, f"{entry['fp32']:.3f}", f"{entry['int8']:.3f}", said, faster))
+        drawn.append((entry["graph"], {"fp32": entry["fp32"], "int8": entry["int8"]}))
+    head = ("", "FP32, ms", "INT8, ms", "INT8 over FP32, 99 %", "faster")
+    title = f"Medians of {latency['rounds']:,} rounds, one thread; an update has one face"
+    picture = plots.bars(
+        drawn, "milliseconds", "Median latency of each graph and of an update, FP32 above INT8"
+    )
+    return ["<h2>Latency here</h2>", _table(title, head, rows), _figure(picture, "Medians.")]
+
+
+def _costs(proof: Figures) -> list[str]:
+    totals, budgets = proof["totals"], proof["budgets"]
+    kinds = list(totals["bytes"])
+    rows = [
+        (
+            escape(cost["graph"]),
+            *(f"{cost['bytes'][kind] / 1000:,.0f}" if kind in cost["bytes"] else "FP32" for kind in kinds),
+            f"{cost['multiply_adds'] / 1e6:,.1f}",
+        )
+        for cost in proof["costs"]
+    ]
+    kilobytes = {kind: size / 1000 for kind, size in totals["bytes"].items()}
+    work = totals["multiply_adds"] / 1e6
+    rows.append(("all, an update", *(f"{size:,.0f}" for size in kilobytes.values()), f"{work:,.1f}"))
+    head = ("", *(f"{kind}, kB" for kind in kinds), "million multiply-adds")
+    said = (
+        f"A small bundle is meant to keep within {budgets['bytes'] / 1000:,.0f} kB for the graphs of one "
+        f"precision and {budgets['multiply_adds'] / 1e6:,.0f} million multiply-adds an update; the verdict "
+        "does not ask. Multiply-adds are those of Conv, Gemm and MatMul with one face."
+    )
+    rising = [(kind, {kind: size}) for kind, size in kilobytes.items()]
+    picture = plots.bars(rising, "kilobytes", "Size of all graphs of each precision")
+    return [
+        "<h2>Size and work</h2>",
+        _table("Files and multiply-adds of each graph", head, rows),
+        f"<p>{said}</p>",
+        _figure(picture, "All graphs of one precision together; a graph without it counts in FP32."),
+    ]
+
+
+def _encodings(encodings: Sequence[Figures]) -> list[str]:
+    rows = [
+        (
+            escape(entry["graph"]),
+            f"{entry['windows']:,}",
+            f"{entry['labels']:.2%}",
+            f"{entry['within']:.2%}",
+            str(entry["worst"]),
+            f"{entry['clear']:,}",
+            "-" if entry["clear_worst"] is None else str(entry["clear_worst"]),
+        )
+        for entry in encodings
+    ]
+    head = (
+        "",
+        "windows",
+        "labels equal",
+        "values within a step",
+        "largest difference, steps",
+        "windows without saturation",
+        "largest difference there",
+    )
+    said = (
+        "The same windows through the encoding for TensorRT (S8) and that for ONNX Runtime (U8), both in "
+        "ONNX Runtime. Labels are those of each window alone; values are compared where the trunk ends, "
+        "in steps of its last quantiser. The S8 encoding leaves results unrounded, and its tensors "
+        "without negative numbers saturate at 127 steps, those of U8 at 255."
+    )
+    return ["<h2>The two INT8 encodings</h2>", _table("Their agreement", head, rows), f"<p>{said}</p>"]
+
+
+def _noise(graph: Figures) -> list[str]:
+    layers = graph["layers"][:10]
+    rows = [
+        (
+            escape(layer["tensor"]),
+            layer["kind"],
+            *(_decibels(layer[key]) for key in ("sqnr_db", "rounding_db")),
+            f"{layer['clipped']:.4%}",
+        )
+        for layer in layers
+    ]
+    head = ("layer", "", "signal to noise, dB", "of its own rounding, dB", "clipped")
+    title = f"The {len(rows)} worst of {len(graph['layers'])}, on {graph['windows']} windows"
+    return [f"<h2>Noise of the layers of {escape(graph['graph'])}</h2>", _table(title, head, rows)]
+
+
+def _decibels(value: float | None) -> str:
+    return "no noise" if value is None else f"{value:.1f}"
+
+
+def _origin(proof: Figures, digest: str) -> list[str]:
+    rows = [("bundle, sha256 of its files", proof["bundle"]["files"]), ("proof.json, sha256", digest)]
+    rows += [(f"data of {found['name']}, sha256", found["sha256"]) for found in proof["sets"]]
+    rows.append(("seed", str(proof["seed"])))
+    told = {**proof["machine"], **proof["versions"]}
+    rows += [(name.replace("_", " "), str(value)) for name, value in told.items() if value is not None]
+    cells = [(escape(name), f"<code>{escape(value)}</code>") for name, value in rows]
+    return [
+        "<h2>Of what, and on what</h2>",
+        _table("Digests, machine and versions", ("", ""), cells, numbers=False),
+    ]
+
+
+# --- elements
+
+
+def _table(caption: str, head: Sequence[str], rows: Iterable[Sequence[str]], *, numbers: bool = True) -> str:
+    """A table whose rows begin with their names; cells are escaped already."""
+    kind = ' class="numbers"' if numbers else ""
+    lines = [f'<div class="wide"><table{kind}><caption>{escape(caption)}</caption>']
+    if any(head):
+        lines.append(
+            "<thead><tr>" + "".join(f'<th scope="col">{escape(cell)}</th>' for cell in head) + "</tr></thead>"
+        )
+    lines.append("<tbody>")
+    for first, *rest in rows:
+        cells = "".join(f"<td>{cell}</td>" for cell in rest)
+        lines.append(f'<tr><th scope="row">{first}</th>{cells}</tr>')
+    return "\n".join([*lines, "</tbody></table></div>"])
+
+
+def _figure(picture: str, said: str) -> str:
+    return f"<figure>\n{picture}\n<figcaption>{escape(said)}</figcaption></figure>"
+
+
+def _interval(figure: Figures) -> str:
+    return f"{figure['value']:.4f} <small>({figure['low']:.4f} to {figure['high']:.4f})</small>"
+
+
+LEGEND = (
+    '<p class="legend"><span class="fp32"></span>FP32 <span class="int8"></span>INT8 '
+    "<small>lines: 95 % intervals</small></p>"
+)
+STYLE = """
+:root { color-scheme: light dark; --ink: #1b1f24; --paper: #ffffff; --soft: #5b6570; --line: #d5dae0;
+  --fp32: #6b7785; --fp16: #8f6fc4; --int8: #0b7a75; --cpu: #4fa8a3; --pass: #11703a; --fail: #b3261e; }
+@media (prefers-color-scheme: dark) { :root { --ink: #e6e9ed; --paper: #14171a; --soft: #a3adb8;
+  --line: #39414a; --fp32: #97a3b1; --fp16: #b89bea; --int8: #35b5ae; --cpu: #7fcfc9;
+  --pass: #5ec98a; --fail: #ff8a80; } }
+body { margin: 0; background: var(--paper); color: var(--ink); font: 16px/1.5 system-ui, sans-serif; }
+main { max-width: 60rem; margin: 0 auto; padding: 1.5rem; }
+h1 { font-size: 1.5rem; } h2 { font-size: 1.2rem; margin-top: 2.5rem; }
+.verdict { font-size: 1.3rem; font-weight: 600; border-left: .4rem solid; padding-left: .8rem; }
+.pass { color: var(--pass); } .fail { color: var(--fail); }
+.wide { overflow-x: auto; } table { border-collapse: collapse; margin: 1rem 0; }
+caption { text-align: left; color: var(--soft); padding-bottom: .3rem; }
+th, td { text-align: left; vertical-align: top; padding: .25rem .8rem .25rem 0; }
+tr { border-bottom: 1px solid var(--line); }
+th { font-weight: 600; } tbody th { font-weight: 400; } small, figcaption { color: var(--soft); }
+.numbers td, .numbers thead th + th { text-align: right; font-variant-numeric: tabular-nums; }
+.numbers td small { white-space: nowrap; } code { overflow-wrap: anywhere; }
+figure { margin: 1.5rem 0; } svg { max-width: 100%; height: auto; }
+svg text { fill: var(--ink); font-size: 12px; }
+.grid { stroke: var(--line); fill: none; } .ideal { stroke: var(--soft); stroke-dasharray: 4 4; fill: none; }
+.whisker { stroke: var(--ink); fill: none; stroke-width: 1.5; } .line { fill: none; stroke-width: 2; }
+.line.fp32 { stroke: var(--fp32); } .line.int8 { stroke: var(--int8); }
+rect.fp32, circle.fp32 { fill: var(--fp32); } rect.fp16 { fill: var(--fp16); }
+rect.int8, circle.int8 { fill: var(--int8); } rect.int8-cpu { fill: var(--cpu); }
+.legend span { display: inline-block; width: 1em; height: .8em; margin: 0 .3em 0 .8em; }
+.legend .fp32 { background: var(--fp32); } .legend .int8 { background: var(--int8); }
+"""
