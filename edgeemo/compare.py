@@ -16,6 +16,7 @@ from edgeemo.errors import BackendError, CheckFailed, InputError, SourceError
 from edgeemo.inference.backend import open_graphs
 from edgeemo.inference.onnx_files import OnnxFiles
 from edgeemo.inference.probe import saturates
+from edgeemo.inference.wiring import SPEECH
 from edgeemo.logs import saying_once
 from edgeemo.recognition.recognizer import Recognizer
 from edgeemo.recognition.watch import watch
@@ -334,8 +335,15 @@ def _outputs(graph: Graph, windows: list[Feeds]) -> dict[str, Rows]:
     rows: dict[str, list[Rows]] = {}
     for feeds in windows:
         for name, values in graph.run(feeds).items():
-            rows.setdefault(name, []).append(values.reshape(-1, values.shape[-1]).copy())
+            rows.setdefault(name, []).append(_rows(name, values))
     return {name: np.concatenate(parts) for name, parts in rows.items()}
+
+
+def _rows(output: str, values: Rows) -> Rows:
+    """Copies of the vectors along the last axis; a presence p is (p, 1 - p), which has a direction."""
+    if output == SPEECH:
+        return np.stack([values, 1.0 - values], axis=1)
+    return values.reshape(-1, values.shape[-1]).copy()
 
 
 # --- answers

@@ -137,12 +137,15 @@ class Thresholds:
         silence_dbfs: below this level the voice is silent, RMS in dB relative to full scale.
         dark: below this mean level a face crop is too dark, in [0, 255].
         clipped: above this share of samples at full scale the sound is clipped, in [0, 1].
+        speech: below this presence of speech nobody speaks, in [0, 1]; None where the voice graph does not
+            tell it.
     """
 
     confidence: float
     silence_dbfs: float
     dark: float
     clipped: float
+    speech: float | None = None
 
 
 def read_face(section: Section) -> FaceInput:
@@ -197,6 +200,7 @@ def read_thresholds(section: Section) -> Thresholds:
         silence_dbfs=section.number("silence_dbfs", -200.0, 0.0),
         dark=section.number("dark", 0.0, 255.0),
         clipped=section.number("clipped", 0.0, 1.0),
+        speech=section.number("speech", 0.0, 1.0) if "speech" in section else None,
     )
 
 

@@ -322,7 +322,7 @@ class _Kinds:
 
     Args:
         quantised: whether it has Q/DQ.
-        half: whether it has tensors in FP16.
+        half: whether it computes in FP16.
         front: the layers in FP32 that no quantised tensor reaches: the front end, or all of an FP32 graph.
     """
 
@@ -348,7 +348,9 @@ class _Kinds:
             ):
                 front.append(index)
             quantised |= layer.type in (trt.LayerType.QUANTIZE, trt.LayerType.DEQUANTIZE)
-            half |= any(tensor.dtype == trt.DataType.HALF for tensor in outputs)
+            # Constants may be stored in FP16 and computed with in FP32, as the tables of a front end are.
+            computed = layer.type != trt.LayerType.CONSTANT
+            half |= computed and any(tensor.dtype == trt.DataType.HALF for tensor in outputs)
         return cls(quantised, half, tuple(front))
 
 

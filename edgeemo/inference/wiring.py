@@ -7,6 +7,9 @@ from collections.abc import Mapping, Sequence
 from edgeemo.inference.manifest import ManifestError
 from edgeemo.inference.spec import GraphSpec, TensorSpec
 
+SPEECH = "speech"
+"""The output of a voice graph that tells how likely somebody speaks in what each token was heard in."""
+
 _WIDEST = 4096  # numbers of one token; the largest encoders in use have about a thousand
 
 
@@ -31,7 +34,10 @@ def check_wiring(
         rows: int | str = "N" if modality == "face" else 1
         length = slots if graph.mode == "replace" else rows
         _demand(graph.name, "inputs", graph.inputs, [tensor])
-        _demand(graph.name, "outputs", graph.outputs, [TensorSpec("tokens", "float32", (length, width))])
+        outputs = [TensorSpec("tokens", "float32", (length, width))]
+        if modality == "voice" and SPEECH in graph.outputs:
+            outputs.append(TensorSpec(SPEECH, "float32", (length,)))
+        _demand(graph.name, "outputs", graph.outputs, outputs)
         fused.append(TensorSpec(f"{modality}_tokens", "float32", (rows, slots, width)))
         fused.append(TensorSpec(f"{modality}_mask", "float32", ("N", slots)))
     fusion = graphs["fusion"]

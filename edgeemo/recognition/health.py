@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 REASONS = (
     "no face",
     "silence",
+    "no speech",
     "no text",
     "too dark",
     "clipped sound",

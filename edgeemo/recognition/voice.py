@@ -7,12 +7,18 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from edgeemo.errors import BackendError
+from edgeemo.inference.wiring import SPEECH
 from edgeemo.recognition.health import clipped, level
 from edgeemo.recognition.ring import TokenRing
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from edgeemo.inference.bundle import Bundle
     from edgeemo.inference.graph import Graph
+
+_ALL: NDArray[np.bool_] = np.ones((), np.bool_)
 
 
 class Voice:
@@ -33,6 +39,7 @@ class Voice:
         self._graph = graph
         self._silence = bundle.thresholds.silence_dbfs
         self._clipped = bundle.thresholds.clipped
+        self._speech = bundle.thresholds.speech
         self._step = step
         self._every = graph.spec.every
         self._replaces = graph.spec.mode == "replace"
@@ -44,9 +51,16 @@ class Voice:
         self.ring.arrange([None])
         self.reasons: tuple[str, ...] = ()
         self._rest = 0  # slots until the graph is due again
+        self._nobody: tuple[str, ...] = ()  # what the graph's last call said of who speaks
 
     def hear(self, context: NDArray[np.float32] | None) -> None:
-        """Take the context of one hop, float32 [context]; the token of None, or of silence, is masked."""
+        """Take the context of one hop, float32 [context].
+
+        The token of None or of silence is masked, and so is one that the graph heard nobody speak in.
+
+        Raises:
+            BackendError: the graph failed, or its presence of speech is not a number.
+        """
         if not self._replaces:
             self.ring.shift(self._step)
         self._rest -= self._step
@@ -61,10 +75,25 @@ class Voice:
         if self._rest <= 0:
             self._rest = self._every
             self._encode(context)
+        self.reasons += self._nobody
 
     def _encode(self, context: NDArray[np.float32]) -> None:
-        tokens = self._graph.run({"voice": context[np.newaxis]})["tokens"]
+        answer = self._graph.run({"voice": context[np.newaxis]})
+        spoken = self._spoken(answer)
+        self._nobody = () if spoken.any() else ("no speech",)
         if self._replaces:
-            self.ring.tokens[0], self.ring.mask[0] = tokens, 1.0
-        else:
-            self.ring.append([0], tokens)
+            self.ring.tokens[0], self.ring.mask[0] = answer["tokens"], spoken
+            self.ring.tokens[0, self.ring.mask[0] == 0.0] = 0.0
+        elif not self._nobody:
+            self.ring.append([0], answer["tokens"])
+
+    def _spoken(self, answer: Mapping[str, NDArray[np.float32]]) -> NDArray[np.bool_]:
+        """Of each token, or of all of them at once, whether somebody speaks in what it was heard in."""
+        if self._speech is None:
+            return _ALL
+        presence = answer[SPEECH]
+        if not np.isfinite(presence).all():
+            raise BackendError(
+                "graph 'voice' answered a presence of speech that is not finite; try another precision"
+            )
+        return presence >= self._speech

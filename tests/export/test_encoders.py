@@ -12,9 +12,11 @@ from numpy.typing import NDArray
 from torch import nn
 
 from edgeemo.capture.clip import read_sound
+from edgeemo_export.encoders import face as face_encoders
+from edgeemo_export.encoders import voice as voice_encoders
 from edgeemo_export.encoders.face import FaceEncoder, FaceFrontEnd
 from edgeemo_export.encoders.fold import fold_batch_norms
-from edgeemo_export.encoders.residual import ResidualBlock, trunk
+from edgeemo_export.encoders.residual import ResidualBlock, Size, stem, trunk
 from edgeemo_export.encoders.voice import AttentivePool, LogMel, VoiceEncoder, mel_filters
 
 RATE = 16000
@@ -75,17 +77,29 @@ def voices(count: int = 4) -> torch.Tensor:
 @pytest.mark.parametrize("seed", [0, 1])
 def test_log_mel_equals_an_fft(seed: int, level: float) -> None:
     sound = vowel(seed, level)
-    made = LogMel()(torch.from_numpy(sound).float()[None])
+    made = LogMel(stored=torch.float32)(torch.from_numpy(sound).float()[None])
     assert made.shape == (1, 1, 64, 66)
     assert made.dtype == torch.float32
     np.testing.assert_allclose(made[0, 0].numpy(), reference_log_mel(sound), atol=1e-3)
+
+
+@pytest.mark.parametrize("level", [0.5, 0.001], ids=["loud", "at the silence threshold"])
+def test_tables_stored_in_half_are_exact_where_there_is_sound(level: float) -> None:
+    sound = vowel(0, level)
+    made = LogMel()(torch.from_numpy(sound).float()[None])[0, 0].numpy()
+    reference = reference_log_mel(sound)
+    assert made.dtype == np.float32
+    loud = reference > reference.max() - SCALE * math.log(1e5)  # 50 dB below the loudest
+    assert 0.2 < loud.mean() < 0.9
+    np.testing.assert_allclose(made[loud], reference[loud], atol=0.02)
+    assert np.abs(made - reference).max() < 0.1
 
 
 def test_log_mel_of_a_recording_equals_an_fft(data: Path) -> None:
     samples, rate = read_sound(sorted(data.glob("emodb/*.flac"))[0])
     assert rate == RATE
     second = samples[:RATE].astype(np.float64)
-    made = LogMel()(torch.from_numpy(second).float()[None])[0, 0]
+    made = LogMel(stored=torch.float32)(torch.from_numpy(second).float()[None])[0, 0]
     reference = reference_log_mel(second)
     assert reference.std() > 0.3  # it is speech, not silence at the floor
     np.testing.assert_allclose(made.numpy(), reference, atol=1e-3)
@@ -273,12 +287,32 @@ def test_new_residual_block_is_its_skip_path() -> None:
 
 
 def test_trunk_has_the_widths_blocks_and_strides_asked_for() -> None:
-    net = trunk((2, 1), [4, 6, 8], [1, 3], [1, (2, 2)])
+    net = trunk(Size((4, 6, 8), (1, 3)), [1, (2, 2)])
     blocks = [part for part in net if isinstance(part, ResidualBlock)]
     assert [block.conv1.out_channels for block in blocks] == [6, 8, 8, 8]
     assert all(a.conv2.out_channels == b.conv1.in_channels for a, b in pairwise(blocks))
     with torch.no_grad():
-        assert net.eval()(torch.zeros(1, 1, 16, 16)).shape == (1, 8, 4, 8)
+        assert net.eval()(stem(4, (2, 1)).eval()(torch.zeros(1, 1, 16, 16))).shape == (1, 8, 4, 8)
+
+
+def test_a_trunk_can_end_squeezed() -> None:
+    size = Size((4, 6), (1,), squeezed=3)
+    assert size.channels == 3 and Size((4, 6), (1,)).channels == 6
+    with torch.no_grad():
+        made = trunk(size, [2]).eval()(torch.randn(1, 4, 8, 8))
+    assert made.shape == (1, 3, 4, 4) and made.min() >= 0.0
+
+
+@pytest.mark.parametrize("size", sorted(face_encoders.SIZES))
+def test_every_size_of_a_face_gives_tokens(size: str) -> None:
+    with torch.no_grad():
+        assert FaceEncoder(16, size).eval()(faces(2)).shape == (2, 16)
+
+
+@pytest.mark.parametrize("size", sorted(voice_encoders.SIZES))
+def test_every_size_of_a_voice_gives_tokens(size: str) -> None:
+    with torch.no_grad():
+        assert VoiceEncoder(16, size).eval()(voices(2)).shape == (2, 16)
 
 
 # Attentive pooling

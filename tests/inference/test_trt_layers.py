@@ -186,7 +186,7 @@ def test_a_report_is_json() -> None:
 
 
 @pytest.mark.parametrize("version", VERSIONS)
-@pytest.mark.parametrize(("name", "operators"), [("face", 14), ("voice", 10)])
+@pytest.mark.parametrize(("name", "operators"), [("face", 13), ("voice", 10)])
 def test_the_bundle_in_an_engine(version: str, name: str, operators: int, default_bundle: Any) -> None:
     bundle = Bundle.read(default_bundle)
     with opened(version) as rig:

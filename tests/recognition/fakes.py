@@ -79,10 +79,12 @@ def _face(tiny: Tiny) -> Callable[[Mapping[str, Any]], dict[str, Any]]:
 def _voice(tiny: Tiny) -> Callable[[Mapping[str, Any]], dict[str, Any]]:
     def compute(feeds: Mapping[str, Any]) -> dict[str, Any]:
         context = feeds["voice"][0]
-        if tiny.voice_mode == "append":
-            return {"tokens": tiny.voice_token(context)[None]}
-        ends = [tiny.context - (tiny.slots - 1 - slot) * tiny.samples for slot in range(tiny.slots)]
-        return {"tokens": np.stack([tiny.voice_token(context[:end]) for end in ends])}
+        hops = 1 if tiny.voice_mode == "append" else tiny.slots
+        heard = [context[: tiny.context - back * tiny.samples] for back in reversed(range(hops))]
+        answer = {"tokens": np.stack([tiny.voice_token(one) for one in heard])}
+        if tiny.speech:
+            answer["speech"] = np.concatenate([tiny.voice_speech(one) for one in heard])
+        return answer
 
     return compute
 

@@ -60,11 +60,9 @@ def distort(samples: Tensor, random: torch.Generator) -> Tensor:
         samples[None, None], size=max(1, int(len(samples) / speed)), mode="linear", align_corners=False
     )[0, 0]
     if draw[1] < 0.3:
-        x = _room(x, random)
+        x = room(x, random)
     if draw[2] < 0.5:
-        # A first-order tilt stands for the colour of microphones and coders.
-        tilt = 0.9 * float(torch.rand((), generator=random)) - 0.45
-        x = x + tilt * F.pad(x, (1, 0))[:-1]
+        x = tilt(x, random)
     if draw[3] < 0.5:
         decibels = 10.0 + 35.0 * float(torch.rand((), generator=random))
         noise = torch.randn(len(x), generator=random)
@@ -75,7 +73,14 @@ def distort(samples: Tensor, random: torch.Generator) -> Tensor:
     return (x * gain).clamp(-1.0, 1.0)
 
 
-def _room(x: Tensor, random: torch.Generator) -> Tensor:
+def tilt(x: Tensor, random: torch.Generator) -> Tensor:
+    """Colour samples ``[n]`` as a microphone or a coder does, by a filter of the first order."""
+    slope = 0.9 * float(torch.rand((), generator=random)) - 0.45
+    return x + slope * F.pad(x, (1, 0))[:-1]
+
+
+def room(x: Tensor, random: torch.Generator) -> Tensor:
+    """Samples ``[n]`` as heard in a room that rings for 0.1 to 0.5 s, at the level that they have."""
     seconds = 0.1 + 0.4 * float(torch.rand((), generator=random))
     length = int(seconds * SAMPLE_RATE)
     decay = torch.exp(-6.9 * torch.arange(length) / length)
@@ -93,6 +98,33 @@ def draw(windows: Tensor, count: int, random: torch.Generator) -> Tensor:
     else:
         rows = torch.randint(len(windows), (count,), generator=random)
     return windows[rows.sort().values]
+
+
+def vary(mels: Tensor, chance: float, random: torch.Generator) -> Tensor:
+    """Make other speakers and other microphones of a share of the clips' log-mels.
+
+    All contexts of a clip change alike: its bands move up or down and apart (a longer or shorter vocal tract;
+    Jaitly and Hinton, 2013), its time stretches, and its bands gain or lose some decibels (a microphone, a
+    coder, a room).
+
+    Args:
+        mels: ``[n, windows, bands, frames]``.
+        chance: of a clip to be varied.
+        random: source of every draw.
+    """
+    count, _, bands, _ = mels.shape
+    draw = torch.randn(count, 3, generator=random)
+    theta = torch.zeros(count, 2, 3)
+    theta[:, 0, 0] = torch.exp(0.08 * draw[:, 0])
+    theta[:, 1, 1] = torch.exp(0.06 * draw[:, 1])
+    theta[:, 1, 2] = 0.03 * draw[:, 2]
+    grid = F.affine_grid(theta, list(mels.shape), align_corners=False)
+    moved = F.grid_sample(mels, grid, padding_mode="border", align_corners=False)
+    # 0.18 is 3.5 dB in the scale of LogMel.
+    knots = 0.18 * torch.randn(count, 1, 6, generator=random)
+    colour = F.interpolate(knots, size=bands, mode="linear", align_corners=True)
+    chosen = torch.rand(count, 1, 1, 1, generator=random) < chance
+    return torch.where(chosen, moved + colour[..., None], mels)
 
 
 def mask_mel(mel: Tensor, random: torch.Generator) -> Tensor:

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from . import sounds, voices
+from .degrade import blurred, noisy, occluded
 from .ferplus import Faces
 from .labels import LABELS
 from .pictures import jitter
 
 SLOTS = 40
 NEUTRAL = LABELS.index("neutral")
+SIGMAS, SHARES = (1.0, 2.0, 3.0, 4.0), (0.2, 0.35, 0.5)  # of what blurs and what covers pictures made worse
 
 
 @dataclass(frozen=True)
@@ -62,23 +66,70 @@ def bank_faces(encoder: nn.Module, faces: Faces, copies: int, seed: int) -> Face
     return FaceBank(torch.stack(made), torch.from_numpy(faces.shares), torch.from_numpy(faces.majority))
 
 
-@torch.no_grad()
 def bank_voices(
     encoder: nn.Module, clips: Sequence[voices.Clip], copies: int, seed: int, labels: Sequence[str] = LABELS
 ) -> VoiceBank:
     """Encode the last four seconds of utterances, once as they are and ``copies - 1`` times distorted."""
+
+    def takes(samples: Tensor, random: torch.Generator) -> list[Tensor]:
+        return [samples, *(sounds.distort(samples, random) for _ in range(copies - 1))]
+
+    return _bank(encoder, clips, takes, seed, labels)
+
+
+def bank_worse_faces(encoder: nn.Module, faces: Faces, seed: int) -> FaceBank:
+    """Encode pictures made worse: one copy blurred, one with something in front of the face."""
+    random = torch.Generator().manual_seed(seed)
+    hidden = _by_degree(faces.images, random, SHARES, lambda part, share: occluded(part, random, share))
+    dull = _by_degree(faces.images, random, SIGMAS, blurred)
+    banks = [bank_faces(encoder, Faces(images, faces.votes), 1, seed) for images in (dull, hidden)]
+    return replace(banks[0], tokens=torch.cat([bank.tokens for bank in banks]))
+
+
+def bank_worse_voices(encoder: nn.Module, clips: Sequence[voices.Clip], seed: int) -> VoiceBank:
+    """Encode utterances in white noise, from 15 dB below them to 5 dB above."""
+
+    def takes(samples: Tensor, random: torch.Generator) -> list[Tensor]:
+        return [noisy(samples, random, 20.0 * float(torch.rand((), generator=random)) - 5.0)]
+
+    return _bank(encoder, clips, takes, seed, LABELS)
+
+
+def _by_degree(
+    images: NDArray[np.uint8],
+    random: torch.Generator,
+    degrees: Sequence[float],
+    change: Callable[[NDArray[np.uint8], float], NDArray[np.uint8]],
+) -> NDArray[np.uint8]:
+    """Pictures each changed by one of some degrees, drawn at random."""
+    drawn = torch.randint(len(degrees), (len(images),), generator=random).numpy()
+    changed = images.copy()
+    for place, degree in enumerate(degrees):
+        changed[drawn == place] = change(images[drawn == place], degree)
+    return changed
+
+
+@torch.no_grad()
+def _bank(
+    encoder: nn.Module,
+    clips: Sequence[voices.Clip],
+    takes: Callable[[Tensor, torch.Generator], list[Tensor]],
+    seed: int,
+    labels: Sequence[str],
+) -> VoiceBank:
+    """Encode the last four seconds of some takes of each utterance."""
     random = torch.Generator().manual_seed(seed)
     encoder.eval()
-    tokens, masks = [], torch.zeros(copies, len(clips), SLOTS)
-    for place, clip in enumerate(clips):
-        samples = sounds.load(clip.path)
-        for copy in range(copies):
-            heard = sounds.contexts(sounds.distort(samples, random) if copy else samples)[-SLOTS:]
+    tokens, masks = [], []
+    for clip in clips:
+        for samples in takes(sounds.load(clip.path), random):
+            heard = sounds.contexts(samples)[-SLOTS:]
             made = encoder(heard).float()
-            tokens.append(torch.cat([made.new_zeros(SLOTS - len(made), made.shape[1]), made]))
-            masks[copy, place, SLOTS - len(made) :] = 1.0
-    stacked = torch.stack(tokens).unflatten(0, (len(clips), copies)).transpose(0, 1)
-    return VoiceBank(stacked, masks, torch.tensor([labels.index(clip.label) for clip in clips]))
+            before = SLOTS - len(made)
+            tokens.append(torch.cat([made.new_zeros(before, made.shape[1]), made]))
+            masks.append(torch.cat([torch.zeros(before), torch.ones(len(made))]))
+    stacked, mask = (torch.stack(x).unflatten(0, (len(clips), -1)).transpose(0, 1) for x in (tokens, masks))
+    return VoiceBank(stacked, mask, torch.tensor([labels.index(clip.label) for clip in clips]))
 
 
 class Drawer:

@@ -15,11 +15,12 @@ from .residual import ResidualBlock
 def fold_batch_norms(module: nn.Module) -> nn.Module:
     """Fold each batch normalisation into the layer before it, or the linear one after it, in place.
 
-    The module must be in evaluation mode; its outputs stay the same up to rounding.
+    The module must be in evaluation mode; its outputs stay the same up to rounding. What is folded already
+    stays as it is.
     """
     for child in module.children():
         fold_batch_norms(child)
-    if isinstance(module, ResidualBlock):
+    if isinstance(module, ResidualBlock) and isinstance(module.norm1, nn.BatchNorm2d):
         module.conv1 = fuse_conv_bn_eval(module.conv1, module.norm1)
         module.conv2 = fuse_conv_bn_eval(module.conv2, module.norm2)
         module.norm1, module.norm2 = nn.Identity(), nn.Identity()  # type: ignore[assignment]

@@ -1,9 +1,31 @@
-"""The residual stage of plain 3x3 convolutions that both encoders are made of."""
+"""The stem and the residual stages of plain 3x3 convolutions that both encoders are made of."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+
+@dataclass(frozen=True)
+class Size:
+    """How large a trunk is.
+
+    Attributes:
+        widths: channels of the stem and of each stage.
+        blocks: residual blocks of each stage, one entry fewer than ``widths``.
+        squeezed: channels of a 1x1 convolution behind the last stage, 0 for none.
+    """
+
+    widths: tuple[int, ...]
+    blocks: tuple[int, ...]
+    squeezed: int = 0
+
+    @property
+    def channels(self) -> int:
+        """Channels of what the trunk gives."""
+        return self.squeezed or self.widths[-1]
 
 
 class ResidualBlock(nn.Module):
@@ -35,26 +57,36 @@ class ResidualBlock(nn.Module):
         return F.relu(self.skip(x) + self.norm2(self.conv2(inner)))
 
 
-def trunk(
-    stem_stride: int | tuple[int, int],
-    widths: list[int],
-    blocks: list[int],
-    strides: list[int | tuple[int, int]],
-) -> nn.Sequential:
-    """Stack a stem and residual stages.
+def stem(channels: int, stride: int | tuple[int, int]) -> nn.Sequential:
+    """The first 3x3 convolution, which reads one channel.
+
+    It stays in floating point: of so few products an engine is done sooner than with rounding them, and what
+    it loses nothing brings back.
 
     Args:
-        stem_stride: stride of the stem's 3x3 convolution, which reads one channel.
-        widths: channels of the stem and of each stage, one more entry than ``blocks``.
-        blocks: residual blocks of each stage.
+        channels: that it gives.
+        stride: in both directions, or in each.
+    """
+    return _rectified(nn.Conv2d(1, channels, 3, stride, 1, bias=False))
+
+
+def trunk(size: Size, strides: list[int | tuple[int, int]]) -> nn.Sequential:
+    """Stack residual stages behind a stem.
+
+    Args:
+        size: channels and blocks.
         strides: stride of the first block of each stage.
     """
-    layers: list[nn.Module] = [
-        nn.Conv2d(1, widths[0], 3, stem_stride, 1, bias=False),
-        nn.BatchNorm2d(widths[0]),
-        nn.ReLU(),
-    ]
-    for before, width, count, stride in zip(widths[:-1], widths[1:], blocks, strides, strict=True):
+    layers: list[nn.Module] = []
+    for before, width, count, stride in zip(
+        size.widths[:-1], size.widths[1:], size.blocks, strides, strict=True
+    ):
         layers += [ResidualBlock(before, width, stride)]
         layers += [ResidualBlock(width, width) for _ in range(count - 1)]
+    if size.squeezed:
+        layers += _rectified(nn.Conv2d(size.widths[-1], size.squeezed, 1, bias=False))
     return nn.Sequential(*layers)
+
+
+def _rectified(convolution: nn.Conv2d) -> nn.Sequential:
+    return nn.Sequential(convolution, nn.BatchNorm2d(convolution.out_channels), nn.ReLU())

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from edgeemo.errors import InputError
 
 from .face import FaceFrontEnd
-from .residual import trunk
+from .residual import Size, stem, trunk
 from .voice import SAMPLE_RATE, LogMel
 
 DEPTHS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3)}
@@ -274,7 +274,8 @@ class Backbone(nn.Module):
                 raise InputError(f"size {size}: of the small net it must be a multiple of 8")
             resize = [Resize(CROP, size)] if size != CROP else []
             self.face, self.voice = nn.Sequential(FaceFrontEnd(), *resize), MelPicture(size)
-            self.trunk = trunk(1, [24, 40, 72, 128], [1, 1, 1], [2, 2, 2])
+            stages = trunk(Size((24, 40, 72, 128), (1, 1, 1)), [2, 2, 2])
+            self.trunk = nn.Sequential(*stem(24, 1), *stages)
             self.pool, features = RowPool(), 128 * size // 8
         elif net in ("resnet18", "resnet34"):
             size = size or LARGEST

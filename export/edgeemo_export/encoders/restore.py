@@ -15,9 +15,11 @@ from torch import Tensor, nn
 from edgeemo.errors import BundleError
 from edgeemo.inference.bundle import Bundle
 from edgeemo.inference.ort import import_onnxruntime
+from edgeemo.inference.wiring import SPEECH
 
 from .fold import fold_batch_norms
-from .voice import SAMPLE_RATE, AttentivePool, VoiceEncoder
+from .presence import TOKENS, SpeechAware, features_of, outputs_of, presence_head
+from .voice import SAMPLE_RATE, SIZES, AttentivePool, VoiceEncoder
 
 TOLERANCE = 1e-5  # of the tokens, which lie between 0 and about 5
 ARCHITECTURE = "it must be one of this package's default architecture, with a voice"
@@ -34,12 +36,14 @@ class VoicePart:
         pool: of the fusion, over tokens.
         head: of the fusion, on what is pooled.
         temperature: by which the graph divides the head's logits.
+        presence: of speech, what reads the encoder's pooled features; None where the bundle does not tell it.
     """
 
     encoder: VoiceEncoder
     pool: AttentivePool
     head: nn.Linear
     temperature: float
+    presence: nn.Sequential | None = None
 
 
 def restore_voice(bundle: Bundle) -> VoicePart:
@@ -63,17 +67,41 @@ def restore_voice(bundle: Bundle) -> VoicePart:
     )
     width = bundle.graphs["voice"].outputs["tokens"].shape[-1]
     assert isinstance(width, int)
-    encoder = VoiceEncoder(width)
-    fold_batch_norms(encoder.eval())
     pool, head = AttentivePool(width), nn.Linear(2 * width, len(bundle.labels))
     try:
-        load_weights(encoder, voice)
+        encoder = _encoder(voice, width)
         load_weights(pool, fusion, "voice_pool.")
         load_weights(head, fusion, "voice_head.")
-        _hold_encoder(encoder, voice)
-        return VoicePart(encoder, pool, head, _hold_head(pool, head, fusion, bundle))
+        _hold_encoder(encoder, voice, TOKENS)
+        presence = None
+        if SPEECH in bundle.graphs["voice"].outputs:
+            presence = _presence(encoder, voice)
+            _hold_encoder(SpeechAware(encoder, presence), voice, SPEECH)
+        return VoicePart(encoder, pool, head, _hold_head(pool, head, fusion, bundle), presence)
     except (KeyError, RuntimeError, ValueError) as error:
         raise wrong from error
+
+
+def _encoder(model: onnx.ModelProto, width: int) -> VoiceEncoder:
+    """The encoder of the size that the graph's weights have, batch normalisations folded."""
+    wrong: Exception | None = None
+    for size in SIZES:
+        encoder = VoiceEncoder(width, size)
+        fold_batch_norms(encoder.eval())
+        try:
+            load_weights(encoder, model)
+        except (KeyError, RuntimeError) as error:
+            wrong = error
+        else:
+            return encoder
+    raise KeyError(f"the weights are of no size among {', '.join(SIZES)}") from wrong
+
+
+def _presence(encoder: VoiceEncoder, model: onnx.ModelProto) -> nn.Sequential:
+    head = presence_head(features_of(encoder)).eval()
+    fold_batch_norms(head)
+    load_weights(head, model, "presence.")
+    return head
 
 
 @torch.no_grad()
@@ -175,13 +203,15 @@ def _run(model: onnx.ModelProto, feeds: Mapping[str, Tensor], output: str) -> Te
 
 
 @torch.no_grad()
-def _hold_encoder(encoder: VoiceEncoder, model: onnx.ModelProto) -> None:
+def _hold_encoder(encoder: VoiceEncoder, model: onnx.ModelProto, output: str) -> None:
     random = torch.Generator().manual_seed(0)
     for level in (0.3, 0.01):
         voice = level * torch.randn(1, VoiceEncoder.context, generator=random)
-        worst = float((encoder(voice) - _run(model, {"voice": voice}, "tokens")).abs().max())
+        answer = encoder(voice)
+        mine = answer[outputs_of(encoder).index(output)] if isinstance(answer, tuple) else answer
+        worst = float((mine - _run(model, {"voice": voice}, output)).abs().max())
         if not worst <= TOLERANCE:
-            raise ValueError(f"tokens differ by {worst:.2g}")
+            raise ValueError(f"{output} differ by {worst:.2g}")
 
 
 @torch.no_grad()

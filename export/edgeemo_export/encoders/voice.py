@@ -8,9 +8,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .residual import trunk
+from .residual import Size, stem, trunk
 
 SAMPLE_RATE = 16000
+
+SIZES = {
+    "edge": Size((24, 40, 64, 112), (1, 1, 1), squeezed=48),
+    "base": Size((24, 40, 72, 128), (1, 1, 1)),
+    "large": Size((32, 64, 128, 192), (1, 2, 2), squeezed=96),
+}
+"""For a device, a little more than that, and a teacher."""
 
 
 def mel_filters(bands: int, bins: int, sample_rate: int, lowest: float, highest: float) -> Tensor:
@@ -40,18 +47,25 @@ def mel_filters(bands: int, bins: int, sample_rate: int, lowest: float, highest:
 
 
 class LogMel(nn.Module):
-    """Log-mel energies by a framed DFT, written as one convolution because TensorRT has no STFT.
+    """Log-mel energies by a framed DFT, written as products of matrices because TensorRT has no STFT.
 
     The level of the context is evened out first: three quarters of it, in decibels, are taken away, because
     the level of a microphone says nothing, while the rest keeps shouting apart from muttering. Then frames
     of ``window`` samples every ``hop``, Hann window, zero-padded to ``size`` for the DFT; natural logarithm
     of the mel energies, shifted and scaled by constants so that speech lies around zero. Stays FP32 in
-    every
-    precision: a full-scale power spectrum leaves the range of FP16.
+    every precision: a full-scale power spectrum leaves the range of FP16.
+
+    Seen from the middle of a frame cosines are even and sines odd, and so is the window. What lies ahead of
+    the middle and what lies behind it are therefore added for the cosines and subtracted for the sines: half
+    the products and half the tables of the plain DFT give the same energies. Bins that no filter reads are
+    left out. The tables are ``stored`` as FP16 numbers, exact enough for energies 60 dB apart; arithmetic
+    with them is FP32.
     """
 
-    basis: Tensor
+    cosines: Tensor
+    sines: Tensor
     filters: Tensor
+    mirrored: Tensor
 
     def __init__(
         self,
@@ -60,27 +74,44 @@ class LogMel(nn.Module):
         window: int = 400,
         hop: int = 240,
         sample_rate: int = SAMPLE_RATE,
+        stored: torch.dtype = torch.float16,
     ) -> None:
         super().__init__()
-        self.hop = hop
-        n = torch.arange(window, dtype=torch.float64)
-        k = torch.arange(size // 2 + 1, dtype=torch.float64)
-        angle = 2.0 * math.pi * k[:, None] * n[None, :] / size
-        hann = 0.5 - 0.5 * torch.cos(2.0 * math.pi * n / window)
-        basis = torch.cat([torch.cos(angle) * hann, -torch.sin(angle) * hann]).float()
-        self.register_buffer("basis", basis[:, None, :], persistent=False)
+        self.reach, self.hop = window // 2, hop
         filters = mel_filters(bands, size // 2 + 1, sample_rate, 50.0, 7600.0)
-        self.register_buffer("filters", filters[:, :, None], persistent=False)
+        read = filters.any(dim=0)
+        away = torch.arange(self.reach, dtype=torch.float64)[:, None]
+        angle = 2.0 * math.pi * away * torch.arange(len(read))[read] / size
+        hann = 0.5 + 0.5 * torch.cos(math.pi * away / self.reach)
+        hann_once = torch.where(away == 0, 0.5, 1.0) * hann  # the middle is on both sides
+        for name, table in (
+            ("cosines", torch.cos(angle) * hann_once),
+            ("sines", torch.sin(angle) * hann),
+            ("filters", filters[:, read].T),
+        ):
+            self.register_buffer(name, table.to(stored), persistent=False)
+        self.register_buffer("mirrored", torch.arange(self.reach - 1, -1, -1), persistent=False)
 
     def forward(self, voice: Tensor) -> Tensor:
         """Map PCM ``[N, samples]`` in [-1, 1] to ``[N, 1, bands, frames]``."""
         power = voice.square().mean(dim=1, keepdim=True) + 1e-7
-        spectrum = F.conv1d((voice * power.pow(-0.375))[:, None, :], self.basis, stride=self.hop)
-        real, imaginary = spectrum.chunk(2, dim=1)
-        energy = F.conv1d(real.square() + imaginary.square(), self.filters)
+        ahead, behind = self._halves(voice * power.pow(-0.375))
+        even, odd = (ahead + behind) @ self.cosines.float(), (ahead - behind) @ self.sines.float()
+        energy = (even.square() + odd.square()) @ self.filters.float()
         # The floor lies 60 to 70 dB below the loudest band: what is quieter is the recording's noise, which
         # differs by corpus.
-        return ((energy + 1e-3).log() * 0.22 + 0.2)[:, None]
+        return ((energy + 1e-3).log() * 0.22 + 0.2).transpose(1, 2)[:, None]
+
+    def _halves(self, voice: Tensor) -> tuple[Tensor, Tensor]:
+        """From the middle of each frame on, and from there back; ``[N, frames, window / 2]`` each."""
+        frames = (voice.shape[1] - 2 * self.reach) // self.hop + 1
+        padded = F.pad(voice, (0, self.hop))
+
+        def rows(start: int) -> Tensor:
+            part = padded[:, start : start + frames * self.hop]
+            return part.unflatten(1, (frames, self.hop))[:, :, : self.reach]
+
+        return rows(self.reach), rows(1).index_select(2, self.mirrored)
 
 
 class AttentivePool(nn.Module):
@@ -113,32 +144,40 @@ class VoiceEncoder(nn.Module):
 
     Args:
         width: token width D.
+        size: one of `SIZES`.
     """
 
     context = SAMPLE_RATE
 
-    def __init__(self, width: int = 128) -> None:
+    def __init__(self, width: int = 128, size: str = "edge") -> None:
         super().__init__()
         self.front = LogMel()
-        self.trunk = trunk((2, 2), [24, 40, 72, 128], [1, 1, 1], [(2, 2), (2, 2), (2, 1)])
+        self.stem = stem(SIZES[size].widths[0], 2)
+        self.trunk = trunk(SIZES[size], [(2, 2), (2, 2), (2, 1)])
         # Frequency stays in the channels: where the energy lies, pitch above all, must survive the pooling
         # over time.
-        self.pool = AttentivePool(4 * 128)
+        channels = 4 * SIZES[size].channels
+        self.pool = AttentivePool(channels)
         # Without the norms, pooled deviations of very different size keep the net from learning for many
         # epochs.
         self.project = nn.Sequential(
-            nn.BatchNorm1d(8 * 128),
+            nn.BatchNorm1d(2 * channels),
             nn.Dropout(0.1),
-            nn.Linear(8 * 128, width),
+            nn.Linear(2 * channels, width),
             nn.BatchNorm1d(width),
             nn.ReLU(),
         )
 
     def encode(self, mel: Tensor) -> Tensor:
         """Map log-mel ``[N, 1, bands, frames]`` to tokens ``[N, D]``."""
-        x = self.trunk(mel).flatten(1, 2).transpose(1, 2)
-        tokens: Tensor = self.project(self.pool(x.float()))
+        tokens: Tensor = self.project(self.pooled(mel))
         return tokens
+
+    def pooled(self, mel: Tensor) -> Tensor:
+        """Map log-mel ``[N, 1, bands, frames]`` to what is projected to tokens, ``[N, F]``."""
+        x = self.trunk(self.stem(mel)).flatten(1, 2).transpose(1, 2)
+        features: Tensor = self.pool(x.float())
+        return features
 
     def forward(self, voice: Tensor) -> Tensor:
         """Map PCM ``[N, 16000]`` in [-1, 1] to tokens ``[N, D]``."""
