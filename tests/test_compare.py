@@ -268,6 +268,22 @@ def test_a_file_that_disagrees_is_named(
     assert json.loads(json.dumps(found.to_dict(), allow_nan=False))["agrees"] is False
 
 
+def test_a_presence_of_speech_is_compared_too(tmp_path: Path, clip: Path) -> None:
+    folder = write_bundle(tmp_path / "speech", Tiny(speech=True), encodings=ENCODINGS, geometry=GEOMETRY)
+    found = run(folder, clip)
+    assert {(part.graph, part.output) for part in found.graphs} >= {("voice", "tokens"), ("voice", "speech")}
+    assert found.failures == []
+    alter(folder, "voice.int8-cpu.onnx", "one", lambda one: one * 0.3)
+    assert any("output 'speech'" in failure for failure in run(folder, clip).failures)
+
+
+def test_a_presence_of_nothing_has_a_direction() -> None:
+    rows = [comparing._rows("speech", np.array([value], np.float32)) for value in (0.0, 1e-30, 0.25)]
+    assert [row.tolist() for row in rows] == [[[0.0, 1.0]], [[pytest.approx(1e-30), 1.0]], [[0.25, 0.75]]]
+    # Both are as good as zero, and a single number has no cosine with zero.
+    assert not Difference.of("voice", "speech", "a", "b", "fp32", rows[0], rows[1]).failures()
+
+
 def test_answers_are_held_too(folder: Path, clip: Path) -> None:
     # A quarter is within what a graph may be off, but the labels of the tiny bundle lie a seventh apart.
     alter(folder, "face.int8.onnx", "code", lambda code: code * 1.25)

@@ -25,14 +25,16 @@ from edgeemo.inference.bundle import Bundle
 from edgeemo.recognition.recognizer import Recognizer
 
 from . import bundle as bundles
-from . import results, to_onnx
+from . import proving, results, to_onnx
 from .adaptation_report import Observed, compare, page
 from .data import recordings, sounds
 from .data.own import named, write_items
 from .data.splits import split_items
-from .encoders.restore import restore_voice, set_voice_temperature
+from .encoders.presence import SpeechAware, outputs_of
+from .encoders.restore import VoicePart, restore_voice, set_voice_temperature
 from .encoders.voice import SAMPLE_RATE, VoiceEncoder
 from .recipes import adapt as recipe
+from .recipes import presence
 from .words import counted
 
 log = logging.getLogger("edgeemo.export")
@@ -75,6 +77,7 @@ def adapt(
     out: Path,
     labelled: Path | None = None,
     config: recipe.Config = recipe.DEFAULTS,
+    unproven: str = "",
 ) -> dict[str, Any]:
     """Adapt a bundle to recordings of a place; what is written beside it says what changed.
 
@@ -87,6 +90,7 @@ def adapt(
             ``OUT.report.json`` and ``OUT.report.md`` in either case.
         labelled: manifest of labelled voices of the place, measured and not learnt from.
         config: of the training.
+        unproven: why its INT8 is not proven on what was held back; empty to prove it.
 
     Returns:
         the report.
@@ -95,7 +99,7 @@ def adapt(
         InputError: something cannot be used, or ``out`` is there already.
         SourceError: a file of a manifest cannot be read.
         BundleError: the bundle is not of the default architecture.
-        CheckFailed: the new bundle is worse; the message says how.
+        CheckFailed: the new bundle is worse, or its INT8 is not proven; the message says how.
     """
     if out.exists():
         raise InputError(f"{out}: it is there already; give the new bundle a folder of its own")
@@ -108,7 +112,14 @@ def adapt(
         before = observe(folder, material, Path(scratch))
         encoder = recipe.learn(part, material.source, material.labels, material.target, work, config)
         temperature = recipe.calibrate(part, encoder, material.develop, material.develop_labels)
-        write(old, encoder, temperature, made, material, provenance(old, source, material, config))
+        encoder = with_presence(part, encoder, material, config.schedule.seed)
+        origin = provenance(old, source, material, config)
+        try:
+            write(old, encoder, temperature, made, material, origin, unproven)
+        finally:
+            for proof, kept in zip(proving.pages(made), proving.pages(out), strict=True):
+                if proof.exists():
+                    proof.replace(kept)
         after = observe(made, material, Path(scratch))
         report = compare(before, after, old.labels, asdict(config))
         out.with_name(f"{out.name}.report.json").write_text(json.dumps(report, indent=1) + "\n")
@@ -230,6 +241,17 @@ def _tokens(encoder: VoiceEncoder, heard: Sequence[Tensor]) -> Tensor:
 # --- the new bundle
 
 
+def with_presence(part: VoicePart, encoder: VoiceEncoder, material: Material, seed: int) -> VoiceEncoder:
+    """The adapted encoder, with a head that says what the bundle's said where it tells who speaks.
+
+    The threshold stays: the new head learns from the old one, on recordings of both sides and made noises.
+    """
+    if part.presence is None:
+        return encoder
+    before, heard = SpeechAware(part.encoder, part.presence), [*material.source, *material.target]
+    return SpeechAware(encoder, presence.follow(before, encoder, heard, seed))
+
+
 def write(
     old: Bundle,
     encoder: VoiceEncoder,
@@ -237,24 +259,26 @@ def write(
     folder: Path,
     material: Material,
     origin: dict[str, Any],
+    unproven: str,
 ) -> None:
     """Write the old bundle with another voice encoder, its INT8 encodings calibrated on both sides.
 
     Args:
         old: whose other graphs are taken, the fusion's with another temperature of the voice alone, the rest
             byte by byte.
-        encoder: the adapted one, in the form in which it was restored.
+        encoder: the adapted one, in the form in which it was restored; `SpeechAware` where the old one is.
         temperature: that temperature.
         folder: of the new bundle.
         material: training clips of the source and pieces of the place, for calibration.
         origin: of the adaptation, for the provenance.
+        unproven: why its INT8 is not proven on what was held back; empty to prove it.
     """
     folder.mkdir(parents=True)
     kept = old.files.keys() - old.graphs["voice"].files.values()
     for name in kept:
         (folder / name).write_bytes(old.read_file(name))
     example = {"voice": torch.randn(1, VoiceEncoder.context) * 0.05}
-    to_onnx.write(encoder, example, ["tokens"], folder / "voice.fp32.onnx")
+    to_onnx.write(encoder, example, outputs_of(encoder), folder / "voice.fp32.onnx")
     manifest = json.loads((old.path / "manifest.json").read_text())
     digest = hashlib.sha256((folder / "voice.fp32.onnx").read_bytes()).hexdigest()[:8]
     manifest["version"] = f"{old.version}{'.' if '+' in old.version else '+'}adapted.{digest}"
@@ -263,7 +287,9 @@ def write(
     manifest["provenance"]["adaptations"] = adaptations
     manifest["results"] = []
     _recalibrate(folder / old.graphs["fusion"].files["fp32"], manifest, temperature)
-    bundles.finish(folder, manifest, {"voice": _feeds(material, origin["seed"])}, kept)
+    held = {"source": material.held_source, "place": material.labelled}
+    proof = unproven or proving.on_items(held)
+    bundles.finish(folder, manifest, {"voice": _feeds(material, origin["seed"])}, kept, proof=proof)
 
 
 def _recalibrate(path: Path, manifest: dict[str, Any], temperature: float) -> None:

@@ -22,14 +22,16 @@ from torch import nn
 import edgeemo
 from edgeemo.errors import InputError
 from edgeemo.inference.bundle import describe_files
-from edgeemo_calibration import lint, measure, write_encodings, write_half
+from edgeemo.inference.wiring import SPEECH
+from edgeemo_calibration import Table, lint, measure, write_encodings, write_half
 
-from . import geometry, to_onnx
+from . import geometry, proving, to_onnx
 from .data import ferplus, sounds, voices
 from .data.labels import LABELS, NORMS
 from .data.pictures import jitter
 from .data.tokens import SLOTS
 from .encoders.fold import fold_batch_norms
+from .encoders.presence import SpeechAware, outputs_of
 from .encoders.voice import SAMPLE_RATE, VoiceEncoder
 from .recipes.default import Trained
 
@@ -65,7 +67,14 @@ THRESHOLDS = {
 }
 
 
-def write(trained: Trained, data: Path, folder: Path, seed: int = 0) -> None:
+def write(
+    trained: Trained,
+    data: Path,
+    folder: Path,
+    seed: int = 0,
+    unproven: str = "",
+    tables: Mapping[str, Table] | None = None,
+) -> None:
     """Export, quantise, lint and describe; ``folder`` holds a complete bundle without results afterwards.
 
     Args:
@@ -73,20 +82,36 @@ def write(trained: Trained, data: Path, folder: Path, seed: int = 0) -> None:
         data: the corpora, for INT8 calibration (training splits only) and the crop geometry.
         folder: made when missing; see `check_folder`.
         seed: recorded with the provenance, and seeds the choice of calibration items.
+        unproven: why INT8 is not proven on the development splits; empty to prove it.
+        tables: of encoders that were trained in steps of INT8, by modality; the others are measured.
 
     Raises:
-        InputError: the folder holds something else than a bundle.
+        InputError: the folder holds something else than a bundle, or a table is of other weights.
         ExportError: a graph is not what it must be; nothing is described then.
+        CheckFailed: INT8 is not proven; nothing is described then.
     """
     check_folder(folder)
     folder.mkdir(parents=True, exist_ok=True)
     width = trained.face.head.in_features
     outputs = ["logits", "valence_arousal", "face_logits", "voice_logits"]
-    encoders = {"face": trained.face.encoder, "voice": trained.voice.encoder}
-    write_graphs(folder, encoders, trained.fusion, outputs, width)
+    write_graphs(folder, encoders_of(trained), trained.fusion, outputs, width)
     manifest = describe(trained, geometry.measure_corpus(data).geometry, seed, width)
+    if tables:
+        manifest["provenance"]["int8"] += f"; quantisation-aware training of {' and '.join(tables)}"
     feeds = {"face": face_feeds(data, seed), "voice": voice_feeds(data, seed)}
-    finish(folder, manifest, feeds)
+    proof = unproven or proving.on_corpora(data, manifest["modalities"], manifest["labels"])
+    finish(folder, manifest, feeds, proof=proof, tables=tables)
+
+
+def encoders_of(trained: Trained) -> dict[str, nn.Module]:
+    """The encoders of the bundle, by modality."""
+    return {"face": trained.face.encoder, "voice": voice_encoder(trained)}
+
+
+def voice_encoder(trained: Trained) -> nn.Module:
+    """The voice encoder, with the presence of speech where that was trained."""
+    encoder = trained.voice.encoder
+    return encoder if trained.presence is None else SpeechAware(encoder, trained.presence.head)
 
 
 def check_folder(folder: Path) -> None:
@@ -136,21 +161,8 @@ def write_graphs(
         width: of a token, or that of each modality.
     """
     widths = _widths(encoders, width)
-    examples = {
-        "face": torch.randint(0, 255, (3, 48, 48, 1), dtype=torch.uint8),
-        "voice": torch.randn(1, VoiceEncoder.context) * 0.05,
-        "text": torch.randint(
-            0, 4, (1, SLOTS), dtype=torch.int32
-        ),  # every vocabulary has four special pieces
-    }
     for name, encoder in encoders.items():
-        to_onnx.write(
-            fold_batch_norms(encoder.eval()),
-            {name: examples[name]},
-            ["tokens"],
-            folder / f"{name}.fp32.onnx",
-            batched=(name,) if name == "face" else (),
-        )
+        write_encoder(folder, name, encoder)
     inputs: dict[str, torch.Tensor] = {}
     for place, name in enumerate(encoders):
         mask = torch.rand(3, SLOTS).round()
@@ -159,6 +171,32 @@ def write_graphs(
         inputs[f"{name}_mask"] = mask
     batched = tuple(name for name in inputs if name not in ("voice_tokens", "text_tokens"))
     to_onnx.write(fusion, inputs, outputs, folder / "fusion.fp32.onnx", batched=batched)
+
+
+def write_encoder(folder: Path, name: str, encoder: nn.Module) -> Path:
+    """Write ``NAME.fp32.onnx``; the same weights always give the same bytes.
+
+    Args:
+        folder: where to.
+        name: modality of the encoder.
+        encoder: its batch normalisations are folded in place.
+    """
+    examples = {
+        "face": torch.randint(0, 255, (3, 48, 48, 1), dtype=torch.uint8),
+        "voice": torch.randn(1, VoiceEncoder.context) * 0.05,
+        "text": torch.randint(
+            0, 4, (1, SLOTS), dtype=torch.int32
+        ),  # every vocabulary has four special pieces
+    }
+    path = folder / f"{name}.fp32.onnx"
+    to_onnx.write(
+        fold_batch_norms(encoder.eval()),
+        {name: examples[name]},
+        outputs_of(encoder),
+        path,
+        batched=(name,) if name == "face" else (),
+    )
+    return path
 
 
 def _widths(modalities: Iterable[str], width: int | Mapping[str, int]) -> Mapping[str, int]:
@@ -170,8 +208,11 @@ def finish(
     manifest: dict[str, Any],
     feeds: Mapping[str, Iterable[Mapping[str, NDArray[Any]]]],
     beside: Iterable[str] = (),
+    *,
+    proof: proving.Prover | str | None = None,
+    tables: Mapping[str, Table] | None = None,
 ) -> None:
-    """Write the encodings of each encoder, lint all graphs, describe the files and check the whole.
+    """Write the encodings of each encoder, lint all graphs, prove INT8, describe the files and check it all.
 
     Whatever else lies in the folder is named in a warning and left alone.
 
@@ -180,15 +221,22 @@ def finish(
         manifest: its ``files`` are made anew; the digests of the calibration tables are put into it.
         feeds: calibration items of each encoder.
         beside: names of files of the bundle that are no graphs.
+        proof: proves the INT8 graphs, or says why they stay unproven; there must be one where there are such.
+        tables: by which encoders are encoded in place of measuring their items.
 
     Raises:
         ExportError: the linter found something; nothing is described then.
+        CheckFailed: INT8 is not proven; nothing is described then.
     """
     for name, items in feeds.items():
-        manifest["graphs"][name]["calibration"] = encode(folder, name, items)
+        manifest["graphs"][name]["calibration"] = encode(folder, name, items, (tables or {}).get(name))
     check(folder, manifest)
+    manifest.pop("proof", None)  # of the bundle that this one was made of
     graphs = (name for graph in manifest["graphs"].values() for name in graph["files"].values())
     manifest["files"] = describe_files(folder, {*graphs, *beside})
+    proven = proving.entry(folder, manifest, write_manifest, proof)
+    if proven is not None:
+        manifest["proof"] = proven
     write_manifest(folder, manifest)
     foreign = sorted({path.name for path in folder.iterdir()} - {"manifest.json", *manifest["files"]})
     if foreign:
@@ -200,15 +248,23 @@ def _are(names: Sequence[str]) -> str:
     return f"{', '.join(names)} {'lies' if len(names) == 1 else 'lie'}"
 
 
-def encode(folder: Path, name: str, feeds: Iterable[Mapping[str, NDArray[Any]]]) -> str:
+def encode(
+    folder: Path, name: str, feeds: Iterable[Mapping[str, NDArray[Any]]], table: Table | None = None
+) -> str:
     """Write ``NAME.fp16.onnx``, ``NAME.int8.onnx`` and ``NAME.int8-cpu.onnx`` beside ``NAME.fp32.onnx``.
+
+    Args:
+        folder: of the graphs.
+        name: of the graph.
+        feeds: calibration items, which are measured where there is no table yet.
+        table: of trained steps.
 
     Returns:
         the digest of the table of ranges that both INT8 files come from.
     """
     source = folder / f"{name}.fp32.onnx"
     write_half(source, folder, name)
-    table = measure(source, feeds, method="percentile")
+    table = table or measure(source, feeds, method="percentile")
     write_encodings(source, table, folder, name)
     return table.digest
 
@@ -276,6 +332,11 @@ def contexts_of(clips: Sequence[voices.Clip], seed: int) -> Iterator[dict[str, N
 def describe(trained: Trained, crops: dict[str, Any], seed: int, width: int) -> dict[str, Any]:
     """The manifest of the default bundle, without ``files``."""
     temperatures = [round(float(value), 4) for value in trained.fusion.temperatures]
+    outputs = ["logits", "valence_arousal", "face_logits", "voice_logits"]
+    graphs, thresholds = graph_entries(("face", "voice"), outputs, width, len(LABELS)), dict(THRESHOLDS)
+    if trained.presence is not None:
+        graphs["voice"]["outputs"][SPEECH] = ["float32", [1]]
+        thresholds[SPEECH] = round(trained.presence.threshold, 4)
     return {
         "schema": 1,
         "name": NAME,
@@ -289,14 +350,9 @@ def describe(trained: Trained, crops: dict[str, Any], seed: int, width: int) -> 
         "window": SLOTS * sounds.HOP / SAMPLE_RATE,
         "face": {"size": [48, 48], "channels": 1, "geometry": crops, "most": 16},
         "voice": VOICE,
-        "graphs": graph_entries(
-            ("face", "voice"),
-            ["logits", "valence_arousal", "face_logits", "voice_logits"],
-            width,
-            len(LABELS),
-        ),
+        "graphs": graphs,
         "valence_arousal": affect_entry(LABELS),
-        "thresholds": THRESHOLDS,
+        "thresholds": thresholds,
         "calibration": {
             "method": "temperature, on the development splits; folded into the fusion graph",
             "temperatures": dict(zip(("face", "voice", "face+voice"), temperatures, strict=True)),
@@ -304,7 +360,7 @@ def describe(trained: Trained, crops: dict[str, Any], seed: int, width: int) -> 
         },
         "results": [],
         "provenance": {
-            "recipe": "edgeemo-export train, then edgeemo-export bundle",
+            "recipe": _recipe(trained.taught),
             "seed": seed,
             "data": list(DATA),
             "development": list(DEVELOPMENT),
@@ -312,6 +368,11 @@ def describe(trained: Trained, crops: dict[str, Any], seed: int, width: int) -> 
             "versions": versions(),
         },
     }
+
+
+def _recipe(taught: Sequence[str]) -> str:
+    by = f"edgeemo-export distil of {', '.join(taught)}" if taught else "edgeemo-export train"
+    return f"{by}, then edgeemo-export bundle"
 
 
 def graph_entries(

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import argparse
+import json
 import logging
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TypeAlias, TypeVar
+from typing import TYPE_CHECKING, TypeAlias, TypeVar
 
 from edgeemo.errors import CheckFailed, EdgeEmoError, InputError
+
+if TYPE_CHECKING:
+    from .recipes.default import Trained
 
 C = TypeVar("C")
 _Verbs: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
@@ -45,7 +49,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="edgeemo-export", description="Train, export and measure a bundle.")
     verbs = parser.add_subparsers(dest="verb", required=True)
-    for add in (_add_train, _add_bundle, _add_adapt, _add_data, _add_measures, _add_studies):
+    for add in (
+        _add_train,
+        _add_distil,
+        _add_qat,
+        _add_bundle,
+        _add_adapt,
+        _add_data,
+        _add_measures,
+        _add_studies,
+    ):
         add(verbs)
     return parser
 
@@ -100,6 +113,54 @@ def _add_train(verbs: _Verbs) -> None:
     )
 
 
+def _add_distil(verbs: _Verbs) -> None:
+    distil = verbs.add_parser(
+        "distil",
+        help="train a part of a run of the default system with finished runs as teachers; run it again to go "
+        "on where it stopped",
+    )
+    distil.add_argument("--data", type=Path, required=True, help="folder of the corpora")
+    distil.add_argument(
+        "--run", type=Path, required=True, help="run of the default system, of which a part is made"
+    )
+    distil.add_argument(
+        "--teachers",
+        type=Path,
+        nargs="+",
+        required=True,
+        help="finished runs: of the default system or of foal-net, jca and fdan",
+    )
+    distil.add_argument(
+        "--part",
+        choices=("face", "voice", "fusion"),
+        default="fusion",
+        help="which; the fusion needs the run's face and voice, and its teachers are fusions; those of an "
+        "encoder are runs of the default system, of whatever size",
+    )
+    distil.add_argument("--seed", type=int, default=0)
+    _settable(distil, "change a setting of the part, such as distil=0.5, alignment=avel or schedule.epochs=5")
+    distil.add_argument("--threads", type=_count, default=os.cpu_count() or 1)
+
+
+def _add_qat(verbs: _Verbs) -> None:
+    qat = verbs.add_parser(
+        "qat",
+        help="fine-tune the encoders of a finished run of the default system so that they say in INT8 what "
+        "they say in FP32; run it again to go on where it stopped. bundle --qat always writes them",
+    )
+    qat.add_argument("--data", type=Path, required=True, help="folder of the corpora")
+    qat.add_argument(
+        "--run",
+        type=Path,
+        default=Path("runs/default"),
+        help="of the default system; its folders face-qat and voice-qat have the training",
+    )
+    qat.add_argument("--parts", nargs="+", choices=("face", "voice"), default=("face", "voice"))
+    qat.add_argument("--seed", type=int, default=0)
+    _settable(qat, "change a setting, such as face.schedule.epochs=1 or voice.learned=false")
+    qat.add_argument("--threads", type=_count, default=os.cpu_count() or 1)
+
+
 def _add_bundle(verbs: _Verbs) -> None:
     bundle = verbs.add_parser(
         "bundle", help="write a finished run as a bundle: graphs, INT8 encodings, manifest"
@@ -114,6 +175,19 @@ def _add_bundle(verbs: _Verbs) -> None:
     bundle.add_argument("--out", type=Path, required=True, help="folder of the bundle")
     bundle.add_argument("--name", help="of a model trained by --manifest")
     bundle.add_argument("--licence", help="of the weights of a model trained by --manifest")
+    bundle.add_argument(
+        "--qat",
+        choices=("auto", "always", "never"),
+        default="auto",
+        help="quantisation-aware training of the default system's encoders: where INT8 answers worse than "
+        "the gate allows, always, or never",
+    )
+    bundle.add_argument(
+        "--unproven",
+        metavar="WHY",
+        type=_reason,
+        help="write it though INT8 is not held to FP32; the manifest says why",
+    )
     bundle.add_argument("--threads", type=_count, default=os.cpu_count() or 1)
 
 
@@ -133,6 +207,12 @@ def _add_adapt(verbs: _Verbs) -> None:
         help="labelled voices: the CSV file of edgeemo evaluate, with a column speaker",
     )
     adapt.add_argument("--out", type=Path, required=True, help="folder of the new bundle")
+    adapt.add_argument(
+        "--unproven",
+        metavar="WHY",
+        type=_reason,
+        help="write it though INT8 is not held to FP32; the manifest says why",
+    )
     adapt.add_argument(
         "--labelled", type=Path, help="labelled voices of the place, measured and not learnt from: a CSV file"
     )
@@ -176,6 +256,12 @@ def _add_measures(verbs: _Verbs) -> None:
     seeds.add_argument("--data", type=Path, required=True)
     seeds.add_argument("--runs", type=Path, nargs="+", required=True, help="two or more run folders")
     seeds.add_argument("--page", type=Path, required=True, help="page to write")
+    encoders = verbs.add_parser("encoders", help="score encoders of finished runs beside their teachers")
+    encoders.add_argument("--data", type=Path, required=True)
+    encoders.add_argument("--runs", type=Path, nargs="+", required=True, help="folders of distil and train")
+    encoders.add_argument("--teachers", type=Path, nargs="+", default=[], help="those that taught the others")
+    encoders.add_argument("--page", type=Path, required=True, help="page to write")
+    encoders.add_argument("--threads", type=_count, default=os.cpu_count() or 1)
 
 
 def _add_studies(verbs: _Verbs) -> None:
@@ -191,6 +277,27 @@ def _add_studies(verbs: _Verbs) -> None:
         "--clips", action="store_true", help="look at the audio-visual clips too, once everything is settled"
     )
     systems.add_argument("--threads", type=_count, default=os.cpu_count() or 1)
+    fusion = verbs.add_parser(
+        "fusion",
+        help="train what is missing of the default fusion with alignment and with teachers, and measure all",
+    )
+    fusion.add_argument("--data", type=Path, required=True)
+    fusion.add_argument(
+        "--run",
+        type=Path,
+        required=True,
+        help="run of the default system; its folder fusions has the study's",
+    )
+    fusion.add_argument(
+        "--teachers", type=Path, nargs="+", required=True, help="finished runs, as for distil"
+    )
+    fusion.add_argument("--page", type=Path, required=True, help="page to write")
+    fusion.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    fusion.add_argument(
+        "--clips", action="store_true", help="look at the audio-visual clips too, once everything is settled"
+    )
+    _settable(fusion, "change a setting of all variants")
+    fusion.add_argument("--threads", type=_count, default=os.cpu_count() or 1)
     transfer = verbs.add_parser(
         "transfer", help="train what is missing of the study across corpora of voices, and write its page"
     )
@@ -201,6 +308,50 @@ def _add_studies(verbs: _Verbs) -> None:
     transfer.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     _settable(transfer, "change a setting of all runs")
     transfer.add_argument("--threads", type=_count, default=os.cpu_count() or 1)
+    _add_quantisation(verbs)
+    _add_presence(verbs)
+
+
+def _add_quantisation(verbs: _Verbs) -> None:
+    quantisation = verbs.add_parser(
+        "quantisation",
+        help="measure methods of quantisation on sets of calibration items, and whether the INT8 encodings "
+        "of a bundle agree, and write the page",
+    )
+    quantisation.add_argument("--data", type=Path, required=True)
+    quantisation.add_argument("--bundle", type=Path, required=True)
+    quantisation.add_argument("--page", type=Path, required=True, help="page to write")
+    quantisation.add_argument(
+        "--sizes",
+        type=_counts,
+        default=(32, 128, 512, 2048),
+        help="of the calibration sets, such as 32,128,512,2048",
+    )
+    quantisation.add_argument("--seeds", type=_count, default=3, help="number of draws of each set")
+    quantisation.add_argument(
+        "--keep", type=Path, help="folder of what was measured, from which a study that stopped goes on"
+    )
+    quantisation.add_argument(
+        "--run",
+        type=Path,
+        help="finished run that the bundle was written from: quantisation-aware training is measured too",
+    )
+    quantisation.add_argument(
+        "--threads", type=_count, default=os.cpu_count() or 1, help="of a training; graphs run on one"
+    )
+
+
+def _add_presence(verbs: _Verbs) -> None:
+    presence = verbs.add_parser(
+        "presence",
+        help="measure the presence of speech of a finished run beside Silero's detector, and write the page",
+    )
+    presence.add_argument(
+        "--data", type=Path, required=True, help="folder of the corpora, with models/silero_vad_16k_op15.onnx"
+    )
+    presence.add_argument("--run", type=Path, default=Path("runs/default"))
+    presence.add_argument("--page", type=Path, required=True, help="page to write")
+    presence.add_argument("--threads", type=_count, default=os.cpu_count() or 1)
 
 
 def _settable(parser: argparse.ArgumentParser, what: str) -> None:
@@ -236,10 +387,16 @@ def _run(chosen: argparse.Namespace) -> None:
     torch.set_num_threads(chosen.threads)
     verbs = {
         "train": _train_together,
+        "distil": _distil,
+        "qat": _qat,
         "bundle": _bundle,
         "adapt": _adapt,
         "systems": _systems,
+        "fusion": _fusion,
         "transfer": _transfer,
+        "quantisation": _quantisation,
+        "presence": _presence,
+        "encoders": _encoders,
     }
     verbs[chosen.verb](chosen)
 
@@ -266,6 +423,16 @@ def _count(text: str) -> int:
     if value < 1:
         raise argparse.ArgumentTypeError(f"{text!r}: give a whole number, 1 or more")
     return value
+
+
+def _counts(text: str) -> tuple[int, ...]:
+    return tuple(dict.fromkeys(map(_count, text.split(","))))
+
+
+def _reason(text: str) -> str:
+    if not text.strip():
+        raise argparse.ArgumentTypeError("it is empty; say why in a few words")
+    return text
 
 
 def _train(chosen: argparse.Namespace) -> None:
@@ -310,6 +477,47 @@ def _train_system(chosen: argparse.Namespace) -> None:
     by_name.train(chosen.system, chosen.data, chosen.encoders, chosen.run, config, chosen.aligned)
 
 
+def _distil(chosen: argparse.Namespace) -> None:
+    _check_default(chosen.run)
+    {"face": _distil_face, "voice": _distil_voice, "fusion": _distil_fusion}[chosen.part](chosen)
+
+
+def _distil_face(chosen: argparse.Namespace) -> None:
+    from .recipes import distilled
+
+    teachers = [distilled.teaching_face(run) for run in chosen.teachers]
+    distilled.face_of(chosen.data, chosen.run / "face", teachers, _settings(distilled.FACE, chosen))
+
+
+def _distil_voice(chosen: argparse.Namespace) -> None:
+    from .recipes import distilled
+
+    teachers = [distilled.teaching_voice(run) for run in chosen.teachers]
+    distilled.voice_of(chosen.data, chosen.run / "voice", teachers, _settings(distilled.VOICE, chosen))
+
+
+def _distil_fusion(chosen: argparse.Namespace) -> None:
+    from .recipes import taught
+
+    face, voice = taught.encoders(chosen.run)
+    config = _settings(taught.DEFAULTS, chosen)
+    taught.train(chosen.data, chosen.run / "fusion", face, voice, chosen.teachers, config)
+
+
+def _fusion(chosen: argparse.Namespace) -> None:
+    from . import fusion_page
+
+    fusion_page.write(
+        chosen.data,
+        chosen.run,
+        chosen.teachers,
+        chosen.page,
+        chosen.seeds,
+        settings=chosen.settings,
+        clips=chosen.clips,
+    )
+
+
 def _systems(chosen: argparse.Namespace) -> None:
     from . import systems_page
 
@@ -326,6 +534,32 @@ def _transfer(chosen: argparse.Namespace) -> None:
     )
 
 
+def _quantisation(chosen: argparse.Namespace) -> None:
+    from . import quantisation_page
+
+    quantisation_page.write(
+        chosen.data,
+        chosen.bundle,
+        chosen.page,
+        chosen.sizes,
+        chosen.seeds,
+        kept=chosen.keep,
+        run=chosen.run,
+    )
+
+
+def _presence(chosen: argparse.Namespace) -> None:
+    from . import presence_page
+
+    presence_page.write(chosen.data, chosen.run, chosen.page)
+
+
+def _encoders(chosen: argparse.Namespace) -> None:
+    from . import encoders_page
+
+    encoders_page.write(chosen.data, chosen.runs, chosen.teachers, chosen.page)
+
+
 def _settings(defaults: C, chosen: argparse.Namespace) -> C:
     """The settings of a run: all its parts have one seed, by which `bundle` finds them again."""
     from .config import override, seeded
@@ -338,9 +572,8 @@ def _settings(defaults: C, chosen: argparse.Namespace) -> C:
 
 def _bundle(chosen: argparse.Namespace) -> None:
     from . import bundle, own_bundle, system_bundle
-    from .config import seeded
     from .data import own
-    from .recipes import by_name, default
+    from .recipes import by_name
     from .recipes import own as recipe
 
     bundle.check_folder(chosen.out)  # before anything that takes long
@@ -351,7 +584,7 @@ def _bundle(chosen: argparse.Namespace) -> None:
             )
         begun = own.reopen(chosen.run)
         trained = recipe.train(begun, recipe.settings(begun))
-        own_bundle.write(trained, begun, chosen.out, chosen.name, chosen.licence)
+        own_bundle.write(trained, begun, chosen.out, chosen.name, chosen.licence, chosen.unproven or "")
         return
     if chosen.name is not None or chosen.licence is not None:
         raise InputError(
@@ -361,15 +594,49 @@ def _bundle(chosen: argparse.Namespace) -> None:
         system = by_name.read(chosen.run, chosen.data)
         if system.seed != chosen.seed:
             raise InputError(f"--seed: {chosen.seed}; the run in {chosen.run} has {system.seed}")
-        system_bundle.write(system, chosen.data, chosen.out)
+        system_bundle.write(system, chosen.data, chosen.out, chosen.unproven or "")
         return
+    _write_default(chosen, _finished_default(chosen))
+
+
+def _finished_default(chosen: argparse.Namespace) -> Trained:
+    """The parts of a finished run of the default system."""
+    from .config import seeded
+    from .recipes import by_name, default
+
     _check_default(chosen.run)
     if by_name.is_begun(chosen.run) or not (chosen.run / "fusion" / "state.pt").exists():
         raise InputError(
             f"{chosen.run}: it holds no finished run; call edgeemo-export train, again if it stopped"
         )
     config = seeded(default.settings(chosen.run, default.DEFAULTS), chosen.seed)  # another seed is refused
-    bundle.write(default.train(chosen.data, chosen.run, config), chosen.data, chosen.out, chosen.seed)
+    return default.train(chosen.data, chosen.run, config)
+
+
+def _write_default(chosen: argparse.Namespace, parts: Trained) -> None:
+    """Write the default bundle; its encoders are trained in INT8 where that is asked for or needed."""
+    from . import bundle, proving, qat
+    from .config import seeded
+
+    if chosen.qat != "always":
+        try:
+            bundle.write(parts, chosen.data, chosen.out, chosen.seed, chosen.unproven or "")
+            return
+        except CheckFailed as error:
+            _, figures = proving.pages(chosen.out)
+            if chosen.qat == "never" or not qat.needed(json.loads(figures.read_text())):
+                raise
+            logging.getLogger("edgeemo.export").warning("%s; its encoders are trained in INT8 now", error)
+    configs = seeded(qat.settings(chosen.run, qat.DEFAULTS), chosen.seed)
+    parts, tables = qat.finetune_default(parts, chosen.data, chosen.run, configs)
+    bundle.write(parts, chosen.data, chosen.out, chosen.seed, chosen.unproven or "", tables)
+
+
+def _qat(chosen: argparse.Namespace) -> None:
+    from . import qat
+
+    configs = _settings(qat.DEFAULTS, chosen)
+    qat.finetune_default(_finished_default(chosen), chosen.data, chosen.run, configs, chosen.parts)
 
 
 def _adapt(chosen: argparse.Namespace) -> None:
@@ -379,7 +646,13 @@ def _adapt(chosen: argparse.Namespace) -> None:
 
     config = _settings(DEFAULTS, chosen)
     report = adaptation.adapt(
-        chosen.bundle, chosen.target, chosen.source, chosen.out, chosen.labelled, config
+        chosen.bundle,
+        chosen.target,
+        chosen.source,
+        chosen.out,
+        chosen.labelled,
+        config,
+        chosen.unproven or "",
     )
     print(page(report))
 

@@ -25,16 +25,16 @@ def write_all(data: Path, folder: Path) -> dict[str, Path]:
         label) and ``clips`` (actor 01, camera pictures with the voice of the same recording).
     """
     folder.mkdir(parents=True, exist_ok=True)
-    pictures = _write_pictures(data, folder / "ferplus-test")
+    pictures = write_pictures(data, folder / "ferplus-test", "test")
     tests = voices.read(data, "test")
-    manifests = {"ferplus": _write(folder / "ferplus.csv", pictures)}
+    manifests = {"ferplus": write_rows(folder / "ferplus.csv", pictures)}
     for corpus in ("ravdess", "emodb", "nemo"):
-        rows = [_voice(clip) for clip in tests if clip.corpus == corpus]
-        manifests[corpus] = _write(folder / f"{corpus}.csv", rows)
-    manifests["pairs"] = _write(
+        rows = [voice_row(clip) for clip in tests if clip.corpus == corpus]
+        manifests[corpus] = write_rows(folder / f"{corpus}.csv", rows)
+    manifests["pairs"] = write_rows(
         folder / "pairs.csv", pairs(pictures, [c for c in tests if c.corpus != "nemo"])
     )
-    manifests["clips"] = _write(folder / "clips.csv", audio_visual(data))
+    manifests["clips"] = write_rows(folder / "clips.csv", audio_visual(data))
     return manifests
 
 
@@ -44,7 +44,7 @@ def pairs(pictures: list[dict[str, str]], clips: list[voices.Clip], seed: int = 
     heard = torch.tensor([LABELS.index(clip.label) for clip in clips])
     seen, said = pair_by_label(faces, heard, PAIRS, torch.Generator().manual_seed(seed))
     return [
-        {**_voice(clips[b]), "face": pictures[a]["face"]}
+        {**voice_row(clips[b]), "face": pictures[a]["face"]}
         for a, b in zip(seen.tolist(), said.tolist(), strict=True)
     ]
 
@@ -66,13 +66,15 @@ def audio_visual(data: Path) -> list[dict[str, str]]:
     return rows
 
 
-def _voice(clip: voices.Clip) -> dict[str, str]:
+def voice_row(clip: voices.Clip) -> dict[str, str]:
+    """The line of a clip in a manifest."""
     return {"label": clip.label, "speaker": clip.speaker, "voice": str(clip.path.resolve())}
 
 
-def _write_pictures(data: Path, folder: Path) -> list[dict[str, str]]:
+def write_pictures(data: Path, folder: Path, split: str) -> list[dict[str, str]]:
+    """Write the pictures of a split of FER+ that have a majority, and give their lines of a manifest."""
     folder.mkdir(exist_ok=True)
-    faces = ferplus.read(data / "ferplus", "test")
+    faces = ferplus.read(data / "ferplus", split)
     rows = []
     for place in (faces.majority >= 0).nonzero()[0].tolist():
         path = folder / f"{place:05}.png"
@@ -82,7 +84,8 @@ def _write_pictures(data: Path, folder: Path) -> list[dict[str, str]]:
     return rows
 
 
-def _write(path: Path, rows: Iterable[Mapping[str, str]]) -> Path:
+def write_rows(path: Path, rows: Iterable[Mapping[str, str]]) -> Path:
+    """Write a manifest of lines that all have the same columns, at least one."""
     rows = list(rows)
     with path.open("w", newline="") as file:
         writer = csv.DictWriter(file, fieldnames=list(rows[0]))

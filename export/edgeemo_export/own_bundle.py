@@ -15,7 +15,7 @@ import edgeemo
 from edgeemo.errors import InputError
 from edgeemo.evaluate import evaluate
 
-from . import bundle, results
+from . import bundle, proving, results
 from .data import sounds
 from .data.own import Own, face_entry
 from .data.tokens import SLOTS
@@ -29,7 +29,7 @@ log = logging.getLogger("edgeemo.export")
 OPTIMISTIC = "speakers unknown: the model may have heard or seen them in training, so figures are optimistic"
 
 
-def write(trained: Trained, own: Own, folder: Path, name: str, licence: str) -> None:
+def write(trained: Trained, own: Own, folder: Path, name: str, licence: str, unproven: str = "") -> None:
     """Export, quantise on the run's own training items, describe, and measure on its test split.
 
     Args:
@@ -38,10 +38,12 @@ def write(trained: Trained, own: Own, folder: Path, name: str, licence: str) -> 
         folder: made when missing; see `bundle.check_folder`.
         name: of the model.
         licence: of the weights, as an SPDX expression or in words.
+        unproven: why INT8 is not proven on the development split; empty to prove it.
 
     Raises:
         InputError: the name or the licence is empty, or the folder holds something else than a bundle.
         ExportError: a graph is not what it must be; nothing is described then.
+        CheckFailed: INT8 is not proven; nothing is described then.
     """
     if not name.strip() or not licence.strip():
         raise InputError("--name and --licence: one is empty; a bundle needs a name and a licence of its own")
@@ -54,7 +56,9 @@ def write(trained: Trained, own: Own, folder: Path, name: str, licence: str) -> 
     width = trained.fusion.face_head.in_features
     bundle.write_graphs(folder, encoders, fusion, outputs, width)
     manifest = {"schema": 1, "name": name, "licence": licence, **describe(trained, own, outputs, width)}
-    bundle.finish(folder, manifest, feeds(own))
+    develop = {"develop": own.of("develop")}
+    proof = unproven or proving.on_items(develop, cropped=own.origin.face_is_cropped)
+    bundle.finish(folder, manifest, feeds(own), proof=proof)
     manifest["results"] = measure(own, folder)
     bundle.write_manifest(folder, manifest)
 

@@ -5,18 +5,14 @@ from __future__ import annotations
 import statistics
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TypeVar
 
 import torch
-from torch import nn
 
 from edgeemo.errors import InputError
 
-from . import states
 from .data import ferplus, voices
 from .recipes import face, voice
-
-Model = TypeVar("Model", bound=nn.Module)
+from .recipes.trained import restored_face, restored_voice
 
 
 def write(runs: Sequence[Path], data: Path, page: Path) -> None:
@@ -60,17 +56,11 @@ def write(runs: Sequence[Path], data: Path, page: Path) -> None:
 def _score(run: Path, data: Path, parts: Sequence[str]) -> dict[str, float]:
     figures: dict[str, float] = {}
     if "face" in parts:
-        model: nn.Module = _restored(face.FaceModel(), run / "face")
+        model = restored_face(run / "face", "--runs")
         shares = torch.from_numpy(ferplus.read(data / "ferplus", "train").shares)
         prior = shares[shares.sum(dim=1) > 0].mean(dim=0).log()
         figures |= {f"FER+ {key}": value for key, value in face.score(model, data, "test", prior).items()}
     if "voice" in parts:
-        heard = _restored(voice.VoiceModel(), run / "voice")
+        heard = restored_voice(run / "voice", "--runs")
         figures |= voice.score(heard, voices.read(data, "test"))
     return figures
-
-
-def _restored(model: Model, folder: Path) -> Model:
-    model.load_state_dict(states.read(folder / "state.pt")["averaged"])
-    model.eval()
-    return model

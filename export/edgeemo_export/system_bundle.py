@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 import edgeemo
 from edgeemo.errors import InputError
 
-from . import bundle
+from . import bundle, proving
 from .data import sounds, wordpiece
 from .data.own import face_entry
 from .data.tokens import SLOTS
@@ -34,17 +34,19 @@ OWN_AFFECT = (
 )
 
 
-def write(trained: Trained, data: Path, folder: Path) -> None:
+def write(trained: Trained, data: Path, folder: Path, unproven: str = "") -> None:
     """Export, quantise, lint and describe; ``folder`` holds a complete bundle without results afterwards.
 
     Args:
         trained: the system.
         data: the corpora, for INT8 calibration (training splits only).
         folder: made when missing; see `bundle.check_folder`.
+        unproven: why INT8 is not proven on the development splits; empty to prove it.
 
     Raises:
         InputError: its faces are action units, which no camera gives, or the folder holds something else.
         ExportError: a graph is not what it must be; nothing is described then.
+        CheckFailed: INT8 is not proven; nothing is described then.
     """
     if getattr(trained.config, "pairs", "") == "units":
         raise InputError(
@@ -62,7 +64,13 @@ def write(trained: Trained, data: Path, folder: Path) -> None:
     if trained.pieces:
         wordpiece.write(trained.pieces, folder / VOCAB)
         beside.append(VOCAB)
-    bundle.finish(folder, manifest, feeds(trained, data), beside)
+    bundle.finish(folder, manifest, feeds(trained, data), beside, proof=unproven or prover(trained, data))
+
+
+def prover(trained: Trained, data: Path) -> proving.Prover:
+    """Proves it on its development splits: a study across corpora has that of its source alone."""
+    corpora = ("ravdess",) if isinstance(trained.config, didan.Config) else proving.DEVELOPED_ON
+    return proving.on_corpora(data, tuple(trained.encoders), trained.labels, corpora)
 
 
 @torch.no_grad()

@@ -180,7 +180,7 @@ def test_only_the_encoder_learns_and_the_bundles_stays(part: VoicePart, tmp_path
             assert torch.equal(state[f"{name}.{key}"], value)
     assert all(torch.equal(value, before[name]) for name, value in part.encoder.state_dict().items())
     moved = [name for name, value in encoder.state_dict().items() if not torch.equal(value, before[name])]
-    assert "trunk.0.weight" in moved and "project.2.weight" in moved
+    assert "stem.0.weight" in moved and "project.2.weight" in moved
 
 
 def test_every_part_of_the_loss_is_learnt_from(part: VoicePart, tmp_path: Path) -> None:
@@ -195,9 +195,7 @@ def test_every_part_of_the_loss_is_learnt_from(part: VoicePart, tmp_path: Path) 
         "anchor": replace(SMALL, alignment="mmd", schedule=Schedule(epochs=2, rate=1e-3), anchor=0.0),
     }
     found = {
-        name: adapt.learn(part, source, labels, target, tmp_path / name, config).state_dict()[
-            "trunk.0.weight"
-        ]
+        name: adapt.learn(part, source, labels, target, tmp_path / name, config).state_dict()["stem.0.weight"]
         for name, config in settings.items()
     }
     assert not torch.equal(found["all"], found["weight"])
@@ -238,7 +236,7 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "provenance": {"recipe": "none"},
     }
     noise = np.random.default_rng(0).normal(0, 0.1, (8, 1, 16000)).astype(np.float32)
-    bundle.finish(folder, manifest, {"voice": [{"voice": row} for row in noise]})
+    bundle.finish(folder, manifest, {"voice": [{"voice": row} for row in noise]}, proof="untrained")
     return folder
 
 
@@ -262,7 +260,7 @@ def place(tmp_path: Path) -> dict[str, Path]:
 
 
 def run(old: Path, place: dict[str, Path], out: Path) -> dict[str, Any]:
-    return adaptation.adapt(old, place["target"], place["source"], out, place["labelled"], SMALL)
+    return adaptation.adapt(old, place["target"], place["source"], out, place["labelled"], SMALL, "untrained")
 
 
 def test_an_adapted_bundle_is_whole_and_says_what_it_is(
@@ -420,7 +418,8 @@ def test_the_temperature_changes_by_what_the_new_encoder_changed(part: VoicePart
     labels = torch.where(torch.arange(6) < 4, right, (right + 1) % 3)
     cold = replace(part, temperature=1.5)
     assert adapt.calibrate(cold, part.encoder, heard, labels) == 1.5
-    assert adapt.calibrate(cold, louder, heard, labels) == pytest.approx(3.0, rel=0.02)
+    # The pooled deviations have a floor, so they do not quite double.
+    assert adapt.calibrate(cold, louder, heard, labels) == pytest.approx(3.0, rel=0.05)
 
 
 def test_both_sides_calibrate_the_new_graph(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,7 +17,7 @@ from edgeemo_calibration import lint, measure
 from edgeemo_export import bundle, geometry, own_bundle, to_onnx
 from edgeemo_export.cli import main
 from edgeemo_export.data.labels import LABELS, NORMS
-from edgeemo_export.encoders.residual import trunk
+from edgeemo_export.encoders.residual import Size, stem, trunk
 from edgeemo_export.recipes.default import Trained
 from edgeemo_export.systems.attention import AttentionFusion
 
@@ -30,12 +30,13 @@ class Encoder(nn.Module):
     def __init__(self, pixels: bool) -> None:
         super().__init__()
         self.pixels = pixels
-        self.trunk = trunk(1, [4, 4], [1], [2])
+        self.stem = stem(4, 1)
+        self.trunk = trunk(Size((4, 4), (1,)), [2])
         self.project = nn.Linear(4, WIDTH)
 
     def forward(self, given: Tensor) -> Tensor:
         x = given.float().permute(0, 3, 1, 2) / 255.0 if self.pixels else given.reshape(1, 1, 100, 160)
-        return self.project(self.trunk(x).mean(dim=(2, 3))).relu()  # type: ignore[no-any-return]
+        return self.project(self.trunk(self.stem(x)).mean(dim=(2, 3))).relu()  # type: ignore[no-any-return]
 
 
 @pytest.fixture
@@ -66,7 +67,7 @@ def without_corpora(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.slow
 def test_a_written_bundle_is_whole(trained: Trained, without_corpora: None, tmp_path: Path) -> None:
-    bundle.write(trained, tmp_path, tmp_path / "made", seed=5)
+    bundle.write(trained, tmp_path, tmp_path / "made", seed=5, unproven="nothing was trained")
     made = edgeemo.Bundle.read(tmp_path / "made")
     made.verify()
     encodings = ("fp32", "fp16", "int8", "int8-cpu")
@@ -89,7 +90,7 @@ def test_a_written_bundle_is_whole(trained: Trained, without_corpora: None, tmp_
 def test_a_bundle_lists_what_was_written_alone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    def encode(folder: Path, name: str, feeds: Any) -> str:
+    def encode(folder: Path, name: str, feeds: Any, table: None) -> str:
         for encoding in bundle.ENCODINGS:
             (folder / f"{name}.{encoding}.onnx").write_text(encoding)
         return "0" * 64
@@ -98,7 +99,7 @@ def test_a_bundle_lists_what_was_written_alone(
     monkeypatch.setattr(bundle, "check", lambda folder, manifest: None)
     for name in ("fusion.fp32.onnx", "foreign.onnx", "vocab.txt", "README.md"):
         (tmp_path / name).write_text(name)
-    bundle.finish(tmp_path, described(), {"voice": []}, ["vocab.txt"])
+    bundle.finish(tmp_path, described(), {"voice": []}, ["vocab.txt"], proof="nothing was trained")
     expected = {f"voice.{encoding}.onnx" for encoding in bundle.ENCODINGS} | {"vocab.txt", "fusion.fp32.onnx"}
     assert edgeemo.Bundle.read(tmp_path).files.keys() == expected
     assert "README.md, foreign.onnx lie there too, and no part of the bundle" in caplog.text
@@ -186,7 +187,7 @@ def test_findings_stop_a_bundle_before_it_is_described(
         opsets = [onnx.helper.make_opsetid("", 18)]
         onnx.save_model(onnx.helper.make_model(graph, opset_imports=opsets, ir_version=10), path)
 
-    def encode(folder: Path, name: str, feeds: Any) -> str:
+    def encode(folder: Path, name: str, feeds: Any, table: None) -> str:
         model = onnx.load(folder / f"{name}.fp32.onnx")
         for encoding in ("fp16", "int8", "int8-cpu"):
             model.ir_version = 10 if (name, encoding) == ("face", "fp16") else 11

@@ -206,7 +206,7 @@ def test_bundle(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     again = by_name.read(tmp_path / "run", Path())
     for name, value in trained.fusion.state_dict().items():
         assert torch.equal(value, again.fusion.state_dict()[name]), name
-    system_bundle.write(again, Path(), tmp_path / "bundle")
+    system_bundle.write(again, Path(), tmp_path / "bundle", "a toy")
     provenance = edgeemo.Bundle.read(tmp_path / "bundle").provenance
     assert provenance["data"] == ["RAVDESS actors 02-14", "EmoDB 03, 08, 09, 10, without labels"]
     samples = sound(Path("emodb/test/0/anger.flac"))

@@ -423,7 +423,10 @@ def test_from_a_manifest_to_a_bundle(
     words = ["train", "--manifest", str(corpus), "--run", run, "--threads", "1", "--face-is-cropped"]
     assert main(words) == 0
     named = ["--name", "kiosk", "--licence", "CC0-1.0"]
-    assert main(["bundle", "--run", run, "--out", str(out), "--threads", "1", *named]) == 0
+    assert (
+        main(["bundle", "--run", run, "--out", str(out), "--threads", "1", "--unproven", "a toy", *named])
+        == 0
+    )
     made = edgeemo.Bundle.read(out)
     made.verify()
     assert (made.name, made.licence, made.labels, made.modalities) == ("kiosk", "CC0-1.0", labels, modalities)

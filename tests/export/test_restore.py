@@ -24,6 +24,14 @@ from edgeemo_export.systems.attention import AttentionFusion
 from tests.support.tiny import Tiny, write_bundle
 
 
+def describe(folder: Path) -> None:
+    """Let the manifest of a changed bundle describe its files, of which nothing is proven any more."""
+    manifest = json.loads((folder / "manifest.json").read_text())
+    manifest["files"] = describe_files(folder, manifest["files"])
+    manifest.pop("proof", None)
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+
+
 def test_the_default_bundles_voice_comes_back(default_bundle: Path) -> None:
     bundle = Bundle.read(default_bundle)
     part = restore_voice(bundle)
@@ -34,7 +42,7 @@ def test_the_default_bundles_voice_comes_back(default_bundle: Path) -> None:
     random = np.random.default_rng(1)
     for level in (1.0, 0.1, 0.0):
         voice = (level * random.uniform(-1, 1, (1, 16000))).astype(np.float32)
-        (expected,) = session.run(None, {"voice": voice})
+        (expected,) = session.run(["tokens"], {"voice": voice})
         with torch.no_grad():
             found = part.encoder(torch.from_numpy(voice)).numpy()
         np.testing.assert_allclose(found, expected, atol=1e-5)
@@ -83,9 +91,7 @@ def test_answers_that_are_not_the_heads_are_refused(default_bundle: Path, tmp_pa
     shift = np.linspace(0.0, 0.5, 7, dtype=np.float32)
     model.graph.initializer.append(numpy_helper.from_array(shift, "shift"))
     onnx.save_model(model, folder / "fusion.fp32.onnx")
-    manifest = json.loads((folder / "manifest.json").read_text())
-    manifest["files"] = describe_files(folder, manifest["files"])
-    (folder / "manifest.json").write_text(json.dumps(manifest))
+    describe(folder)
     with pytest.raises(BundleError, match="default architecture") as refused:
         restore_voice(Bundle.read(folder))
     assert "logits differ" in str(refused.value.__cause__)
@@ -107,26 +113,28 @@ def test_another_architecture_is_refused(tmp_path: Path) -> None:
         restore_voice(Bundle.read(bundle))
 
 
-@pytest.mark.parametrize("name", ["trunk.0.bias", "val_30"])
-def test_weights_that_are_not_the_graphs_are_refused(name: str, default_bundle: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("named", [True, False])
+def test_weights_that_are_not_the_graphs_are_refused(
+    named: bool, default_bundle: Path, tmp_path: Path
+) -> None:
     """A graph that computes something else with weights of these names."""
     for path in default_bundle.iterdir():
         (tmp_path / path.name).write_bytes(path.read_bytes())
     model = onnx.load(tmp_path / "voice.fp32.onnx")
+    products = (node.input[1] for node in model.graph.node if node.op_type == "MatMul")
+    name = "stem.0.bias" if named else next(read for read in products if read.startswith("val_"))
     for node in model.graph.node:
         for place, given in enumerate(node.input):
             if given == name:
                 node.input[place] = "other"
     (tensor,) = (tensor for tensor in model.graph.initializer if tensor.name == name)
     model.graph.initializer.append(numpy_helper.from_array(numpy_helper.to_array(tensor) + 0.1, "other"))
-    if name != "trunk.0.bias":
+    if not named:
         model.graph.initializer.remove(tensor)
     onnx.save_model(model, tmp_path / "voice.fp32.onnx")
-    manifest = json.loads((tmp_path / "manifest.json").read_text())
-    manifest["files"] = describe_files(tmp_path, manifest["files"])
-    (tmp_path / "manifest.json").write_text(json.dumps(manifest))
+    describe(tmp_path)
     bundle = Bundle.read(tmp_path)
-    if name == "trunk.0.bias":
+    if named:
         with pytest.raises(BundleError, match="default architecture"):
             restore_voice(bundle)
     else:

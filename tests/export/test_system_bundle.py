@@ -84,7 +84,7 @@ def manifest(folder: Path, *rows: tuple[str, str, str]) -> Path:
 def test_a_bundle_answers_by_face_by_voice_and_by_both(made: Made, tmp_path: Path, name: str) -> None:
     train(made, name, tmp_path / "run")
     words = ["bundle", "--data", str(made.data), "--threads", "1", "--run", str(tmp_path / "run")]
-    assert main([*words, "--out", str(tmp_path / "bundle")]) == 0
+    assert main([*words, "--out", str(tmp_path / "bundle"), "--unproven", "a toy"]) == 0
     written = edgeemo.Bundle.read(tmp_path / "bundle")
     written.verify()
     for graph in written.graphs.values():
@@ -107,7 +107,7 @@ def test_a_bundle_answers_by_face_by_voice_and_by_both(made: Made, tmp_path: Pat
 @pytest.mark.slow
 def test_a_bundle_reads_text(made: Made, tmp_path: Path) -> None:
     trained = train(made, "co-attention", tmp_path / "run")
-    system_bundle.write(trained, made.data, tmp_path / "bundle")
+    system_bundle.write(trained, made.data, tmp_path / "bundle", "a toy")
     samples = made_corpora.sound(made_corpora.clips("test")[0].path).numpy()
     for precision in ("fp32", "int8"):
         with edgeemo.load(tmp_path / "bundle", precision=precision) as model:

@@ -19,7 +19,7 @@ from edgeemo_export import to_onnx
 from edgeemo_export.data.labels import LABELS, NORMS
 from edgeemo_export.encoders.face import FaceEncoder
 from edgeemo_export.encoders.fold import fold_batch_norms
-from edgeemo_export.encoders.residual import trunk
+from edgeemo_export.encoders.residual import Size, stem, trunk
 from edgeemo_export.encoders.voice import AttentivePool, LogMel, VoiceEncoder
 from edgeemo_export.systems.attention import AttentionFusion
 
@@ -33,12 +33,13 @@ class TinyEncoder(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.trunk = trunk(1, [4, 4, 8], [1, 1], [2, 2])
+        self.stem = stem(4, 1)
+        self.trunk = trunk(Size((4, 4, 8), (1, 1)), [2, 2])
         self.project = nn.Linear(8, WIDTH)
 
     def forward(self, face: Tensor) -> Tensor:
         x = face.float().permute(0, 3, 1, 2) / 255.0
-        return self.project(self.trunk(x).mean(dim=(2, 3))).relu()  # type: ignore[no-any-return]
+        return self.project(self.trunk(self.stem(x)).mean(dim=(2, 3))).relu()  # type: ignore[no-any-return]
 
 
 def crops(rows: int) -> dict[str, Tensor]:
@@ -188,7 +189,7 @@ def test_initialisers_keep_the_names_of_the_trunk(face: Written) -> None:
         np.testing.assert_array_equal(initialisers[name], value)
     convolutions = [node for node in graph.node if node.op_type == "Conv"]
     assert len(convolutions) == 7  # the stem, and two blocks of two and a skip
-    assert all(node.input[1].startswith("trunk.") for node in convolutions)
+    assert [node.input[1].split(".")[0] for node in convolutions] == ["stem", *6 * ["trunk"]]
 
 
 def test_module_is_written_in_evaluation_mode(tmp_path: Path) -> None:
@@ -290,7 +291,7 @@ def test_notes_are_dropped_and_the_ir_is_lowered(write: Callable[..., Path], ops
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("encoder", "name", "shape", "convolutions"),
-    [(FaceEncoder, "face", (3, 48, 48, 1), 14), (VoiceEncoder, "voice", (1, 16000), 10)],
+    [(FaceEncoder, "face", (3, 48, 48, 1), 13), (VoiceEncoder, "voice", (1, 16000), 10)],
 )
 def test_encoders_of_the_default_bundle(
     encoder: type[nn.Module],

@@ -13,8 +13,9 @@
   changes the logits even when all tokens are equal. A modality without any valid slot adds 0.
 * Valence and arousal are the probabilities times the norms, which are points on the unit circle.
 
-A voice in mode 'replace' gives one token per hop of the window, each the RMS of its hop. A text gives as
-many, all alike, also for [PAD].
+A voice in mode 'replace' gives one token per hop of the window, each the RMS of its hop. With `speech` it
+also gives the presence of speech of each token, 1 - |mean| / RMS of its hop: a wave speaks, a constant does
+not. A text gives as many, all alike, also for [PAD].
 """
 
 from __future__ import annotations
@@ -52,6 +53,7 @@ class Tiny:
     width: int = 4
     voice_mode: str = "append"
     voice_every: int = 1
+    speech: bool = False
 
     @property
     def samples(self) -> int:
@@ -118,6 +120,11 @@ class Tiny:
 
     def voice_token(self, context: Array) -> Array:
         return (np.sqrt(np.mean(context[-self.samples :] ** 2)) * self.code).astype(np.float32)
+
+    def voice_speech(self, context: Array) -> Array:
+        """The presence of speech [1] in the last hop of a context."""
+        hop = context[-self.samples :]
+        return np.array([1 - abs(hop.mean()) / max(np.sqrt(np.mean(hop**2)), 1e-6)], np.float32)
 
     def text_tokens(self, ids: NDArray[np.int32]) -> Array:
         """Tokens [slots, D] of ids [1, slots]."""
@@ -236,6 +243,10 @@ def manifest(
         "results": [],
         "provenance": {},
     }
+    if tiny.speech:
+        graphs["voice"]["outputs"]["speech"] = ["float32", [1 if tiny.voice_mode == "append" else slots]]
+        entries["graphs"]["voice"]["outputs"] = graphs["voice"]["outputs"]
+        entries["thresholds"]["speech"] = 0.5
     if "face" in tiny.modalities:
         entries["face"] = {"size": list(tiny.size), "channels": tiny.channels, "geometry": dict(geometry)}
     if "voice" in tiny.modalities:
@@ -284,13 +295,19 @@ def voice_graph(tiny: Tiny) -> ModelProto:
         "by_hop": np.array([hops, tiny.samples]),
         "code": tiny.code[None],
     }
-    return _model(
-        "voice",
-        nodes,
-        constants,
-        {"voice": (TensorProto.FLOAT, [1, tiny.context])},
-        {"tokens": (TensorProto.FLOAT, [hops, tiny.width])},
-    )
+    outputs: dict[str, tuple[int, list[Any]]] = {"tokens": (TensorProto.FLOAT, [hops, tiny.width])}
+    if tiny.speech:
+        outputs["speech"] = (TensorProto.FLOAT, [hops])
+        nodes += [
+            helper.make_node("ReduceMean", ["hops"], ["centre"], axes=[1], keepdims=1),
+            helper.make_node("Abs", ["centre"], ["constant"]),
+            helper.make_node("Max", ["rms", "least"], ["divisor"]),
+            helper.make_node("Div", ["constant", "divisor"], ["still"]),
+            helper.make_node("Sub", ["one", "still"], ["moving"]),
+            helper.make_node("Squeeze", ["moving", "axis"], ["speech"]),
+        ]
+        constants |= {"least": np.float32(1e-6), "one": np.float32(1)}
+    return _model("voice", nodes, constants, {"voice": (TensorProto.FLOAT, [1, tiny.context])}, outputs)
 
 
 def text_graph(tiny: Tiny) -> ModelProto:

@@ -21,6 +21,7 @@ from ..systems.didan import VoiceAnswers
 from ..systems.fusion import Answers
 from . import co_attention, didan, fdan, systems
 from .face import FaceModel
+from .trained import loaded, restored
 from .voice import VoiceModel
 
 DEFAULTS: Mapping[str, Any] = {
@@ -164,7 +165,7 @@ def read(folder: Path, data: Path) -> Trained:
             f"edgeemo-export train --system {'|'.join(DEFAULTS)}"
         ) from error
     config, stored = kept(folder, otherwise), states.read(folder / WEIGHTS)
-    found = {name: _loaded(name, stored[name]) for name in ENCODERS[system]}
+    found = {name: loaded(name, stored[name]) for name in ENCODERS[system]}
     if isinstance(config, systems.Config):
         width = _face(found).head.in_features
         first, second, both = temperatures
@@ -233,27 +234,8 @@ def _encoders(found: Mapping[str, nn.Module]) -> dict[str, nn.Module]:
     return {name: model.get_submodule("encoder") for name, model in found.items()}
 
 
-def _restored(folder: Path, name: str) -> nn.Module:
-    path = folder / "state.pt"
-    if not path.exists():
-        raise InputError(f"{path}: it is missing; --encoders must name a run of edgeemo-export train --data")
-    try:
-        return _loaded(name, states.read(path)["averaged"])
-    except (InputError, RuntimeError, LookupError, TypeError) as error:
-        raise InputError(
-            f"{path}: it is not the state of a {name}; --encoders must name a run of "
-            "edgeemo-export train --data"
-        ) from error
-
-
-def _loaded(name: str, state: Mapping[str, Any]) -> nn.Module:
-    model: nn.Module = FaceModel() if name == "face" else VoiceModel()
-    model.load_state_dict(state)
-    return model.eval()
-
-
 def _found(system: str, encoders: Path | None) -> dict[str, nn.Module]:
-    return {name: _restored(encoders / name, name) for name in ENCODERS[system]} if encoders else {}
+    return {name: restored(encoders / name, name) for name in ENCODERS[system]} if encoders else {}
 
 
 def _refuse_others(found: Mapping[str, nn.Module], folder: Path) -> None:

@@ -6,7 +6,9 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -15,7 +17,7 @@ from ..config import keep, refuse
 from ..data import ferplus
 from ..data.labels import LABELS
 from ..data.pictures import jitter
-from ..encoders.face import FaceEncoder
+from ..encoders.face import SIZES, FaceEncoder
 from ..metrics import accuracies
 from ..precision import mixed
 from ..train import Schedule, fit
@@ -31,6 +33,7 @@ class Config:
         schedule: see `edgeemo_export.train.Schedule`.
         batch: pictures of a step.
         smoothing: share of each target that is spread over all labels.
+        size: of the encoder, one of `edgeemo_export.encoders.face.SIZES`.
 
     Raises:
         InputError: one of them is out of its range.
@@ -39,6 +42,7 @@ class Config:
     schedule: Schedule = SCHEDULE
     batch: int = 128
     smoothing: float = 0.02
+    size: str = "edge"
 
     def __post_init__(self) -> None:
         refuse(
@@ -46,6 +50,7 @@ class Config:
             self,
             ("batch", self.batch >= 1, "1 or more"),
             ("smoothing", 0 <= self.smoothing <= 1, "from 0 to 1"),
+            ("size", self.size in SIZES, f"one of {', '.join(SIZES)}"),
         )
 
 
@@ -58,11 +63,12 @@ class FaceModel(nn.Module):
     Args:
         width: token width D.
         labels: number of classes K.
+        size: of the encoder.
     """
 
-    def __init__(self, width: int = 128, labels: int = len(LABELS)) -> None:
+    def __init__(self, width: int = 128, labels: int = len(LABELS), size: str = "edge") -> None:
         super().__init__()
-        self.encoder = FaceEncoder(width)
+        self.encoder = FaceEncoder(width, size)
         self.head = nn.Linear(width, labels)
 
     def forward(self, face: Tensor) -> Tensor:
@@ -75,14 +81,21 @@ def train(data: Path, folder: Path, config: Config = DEFAULTS) -> FaceModel:
     """Train on FER+ train, less the development cut."""
     faces = ferplus.read(data / "ferplus", "train")
     shares = faces.shares
-    # Where most raters see contempt, no face or nothing they could name, the rest of the votes says little.
-    kept = faces.votes[:, :7].sum(axis=1) >= 0.5 * faces.votes.sum(axis=1)
+    kept = usable(faces)
     images, targets = torch.from_numpy(faces.images[kept]), torch.from_numpy(shares[kept])
 
     def develop(model: FaceModel, prior: Tensor) -> Mapping[str, float]:
         return score(model, data, "develop", prior)
 
     return learn(images, targets, develop, folder, config)
+
+
+def usable(faces: ferplus.Faces) -> NDArray[np.bool_]:
+    """Which pictures have votes that can be learned from, ``[n]``.
+
+    Where most raters see contempt, no face or nothing they could name, the rest of the votes says little.
+    """
+    return np.asarray(faces.votes[:, :7].sum(axis=1) >= 0.5 * faces.votes.sum(axis=1))
 
 
 def learn(
@@ -111,7 +124,7 @@ def learn(
     keep(config, folder)
     prior, where = targets.mean(dim=0).log(), processes.device()
     torch.manual_seed(config.schedule.seed)
-    model = FaceModel(labels=targets.shape[1])
+    model = FaceModel(labels=targets.shape[1], size=config.size)
     model.to(where, memory_format=torch.channels_last)  # type: ignore[call-overload]
     size = min(config.batch, len(images))
     steps = len(images) // size

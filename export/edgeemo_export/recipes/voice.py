@@ -15,7 +15,7 @@ from .. import processes
 from ..config import keep, refuse
 from ..data import sounds, voices
 from ..data.labels import LABELS
-from ..encoders.voice import AttentivePool, VoiceEncoder
+from ..encoders.voice import SIZES, AttentivePool, VoiceEncoder
 from ..metrics import accuracies
 from ..precision import mixed
 from ..train import Schedule, fit
@@ -35,6 +35,8 @@ class Learning:
         mixed: share of the clips that are mixed with another.
         smoothing: share of each target that is spread over all labels.
         alone: weight of the answers by single contexts.
+        size: of the encoder, one of `edgeemo_export.encoders.voice.SIZES`.
+        varied: share of the clips that `edgeemo_export.data.sounds.vary` makes another speaker's.
 
     Raises:
         InputError: one of them is out of its range.
@@ -47,6 +49,8 @@ class Learning:
     mixed: float = 0.33
     smoothing: float = 0.05
     alone: float = 0.3
+    size: str = "edge"
+    varied: float = 0.0
 
     def __post_init__(self) -> None:
         refuse(
@@ -58,6 +62,8 @@ class Learning:
             ("mixed", 0 <= self.mixed <= 1, "from 0 to 1"),
             ("smoothing", 0 <= self.smoothing <= 1, "from 0 to 1"),
             ("alone", self.alone >= 0, "0 or more"),
+            ("varied", 0 <= self.varied <= 1, "from 0 to 1"),
+            ("size", self.size in SIZES, f"one of {', '.join(SIZES)}"),
         )
 
 
@@ -89,11 +95,12 @@ class VoiceModel(nn.Module):
     Args:
         width: token width D.
         labels: number of classes K.
+        size: of the encoder.
     """
 
-    def __init__(self, width: int = 128, labels: int = len(LABELS)) -> None:
+    def __init__(self, width: int = 128, labels: int = len(LABELS), size: str = "edge") -> None:
         super().__init__()
-        self.encoder = VoiceEncoder(width)
+        self.encoder = VoiceEncoder(width, size)
         self.pool = AttentivePool(width)
         self.drop = nn.Dropout(0.3)
         self.head = nn.Linear(2 * width, labels)
@@ -106,13 +113,17 @@ class VoiceModel(nn.Module):
 
 def train(data: Path, folder: Path, config: Config = DEFAULTS) -> VoiceModel:
     """Train on the training speakers of RAVDESS, nEMO and EmoDB."""
-    repeats = {"emodb": config.emodb}
-    clips = [clip for clip in voices.read(data, "train") for _ in range(repeats.get(clip.corpus, 1))]
 
     def develop(model: VoiceModel) -> Mapping[str, float]:
         return score(model, voices.read(data, "develop"))
 
-    return learn(clips, LABELS, develop, folder, config)
+    return learn(training_clips(data, config), LABELS, develop, folder, config)
+
+
+def training_clips(data: Path, config: Config) -> list[voices.Clip]:
+    """The clips of the training speakers, each as often as an epoch hears it."""
+    repeats = {"emodb": config.emodb}
+    return [clip for clip in voices.read(data, "train") for _ in range(repeats.get(clip.corpus, 1))]
 
 
 def learn(
@@ -141,7 +152,7 @@ def learn(
     keep(config, folder)
     where = processes.device()
     torch.manual_seed(config.schedule.seed)
-    model = VoiceModel(labels=len(labels))
+    model = VoiceModel(labels=len(labels), size=config.size)
     front = copy.deepcopy(model.encoder.front)  # stays on the CPU, where sounds are recorded
     model.to(where, memory_format=torch.channels_last)  # type: ignore[call-overload]
     takes: list[list[Tensor]] = []
@@ -165,11 +176,12 @@ def learn(
                 for take, row in zip(drawn, rows.tolist(), strict=True)
             ]
         )
-        mels, target = _mix(mels.float(), targets[rows], config.mixed, random)
+        mels = sounds.vary(mels.float(), config.varied, random) if config.varied else mels.float()
+        mels, target, _ = mix(mels, targets[rows], config.mixed, random)
         mels = sounds.mask_mel(mels.flatten(0, 1)[:, None], random).to(where)
         with mixed(where):
             tokens = model.encoder.encode(mels.contiguous(memory_format=torch.channels_last))
-        return _loss(model, tokens.float(), target.to(where), prior.to(where), config)
+        return loss_of(model, tokens.float(), target.to(where), prior.to(where), config)
 
     def figures(model: nn.Module) -> Mapping[str, float]:
         assert isinstance(model, VoiceModel)
@@ -180,7 +192,7 @@ def learn(
     return averaged.cpu()
 
 
-def _loss(model: VoiceModel, tokens: Tensor, target: Tensor, prior: Tensor, config: Learning) -> Tensor:
+def loss_of(model: VoiceModel, tokens: Tensor, target: Tensor, prior: Tensor, config: Learning) -> Tensor:
     """Cross-entropy of the answer by all tokens ``[n * windows, D]`` of a clip and of those by each alone."""
     whole = model.classify(tokens.unflatten(0, (len(target), config.windows)))
     each = model.classify(tokens[:, None])
@@ -210,13 +222,19 @@ def takes_of(front: nn.Module, heard: Sequence[Tensor], seed: int, takes: int) -
     ]
 
 
-def _mix(mels: Tensor, targets: Tensor, chance: float, random: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Mix a share of the clips ``[n, windows, bands, frames]`` with another, and their targets."""
+def mix(
+    mels: Tensor, targets: Tensor, chance: float, random: torch.Generator
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Mix a share of the clips ``[n, windows, bands, frames]`` with another, and their targets ``[n, K]``.
+
+    Returns:
+        Both, mixed, and how much of each clip is another's, ``[n]``.
+    """
     count = len(mels)
     other = torch.randperm(count, generator=random)
     share = 0.5 * torch.rand(count, generator=random) * (torch.rand(count, generator=random) < chance)
     mixed = mels.lerp(mels[other], share[:, None, None, None])
-    return mixed, targets.lerp(targets[other], share[:, None])
+    return mixed, targets.lerp(targets[other], share[:, None]), share
 
 
 @torch.no_grad()

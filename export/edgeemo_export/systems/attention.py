@@ -151,12 +151,20 @@ class AttentionFusion(nn.Module):
         self, face_tokens: Tensor, face_mask: Tensor, voice_tokens: Tensor, voice_mask: Tensor
     ) -> Tensor:
         """What the two modalities say together beyond their sum, ``[N, K]``."""
+        face, voice = self.projected(face_tokens, voice_tokens)
+        joint: Tensor = self.joint(self.joined(face, face_mask, voice, voice_mask))
+        return joint
+
+    def projected(self, face_tokens: Tensor, voice_tokens: Tensor) -> tuple[Tensor, Tensor]:
+        """Tokens of both in the space in which they ask each other, ``[N, T, d]`` each."""
         face = F.relu(self.face_in(self.drop(face_tokens)))
         # One voice stays one row: what it is projected to is broadcast where it meets the faces. Repeating it
         # would cost its projections N times over, and shape arithmetic in the exported graph.
-        voice = F.relu(self.voice_in(self.drop(voice_tokens)))
+        return face, F.relu(self.voice_in(self.drop(voice_tokens)))
+
+    def joined(self, face: Tensor, face_mask: Tensor, voice: Tensor, voice_mask: Tensor) -> Tensor:
+        """What projected tokens found in each other, ``[N, 4 d]``: the face's half, then the voice's."""
         asked_voice = self.to_voice(face, voice, voice_mask)
         asked_face = self.to_face(voice, face, face_mask)
         pooled = [self.face_joint(asked_voice, face_mask), self.voice_joint(asked_face, voice_mask)]
-        joint: Tensor = self.joint(torch.cat(pooled, dim=1))
-        return joint
+        return torch.cat(pooled, dim=1)

@@ -54,7 +54,7 @@ class SpectrogramEncoder(VoiceEncoder):
     """
 
     def __init__(self, first: int = 256, middle: int = 128) -> None:
-        super().__init__(first)
+        super().__init__(first, size="base")
         self.middle = nn.Sequential(
             nn.Dropout(0.2), nn.Linear(first, middle), nn.BatchNorm1d(middle), nn.ReLU()
         )
