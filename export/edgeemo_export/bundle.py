@@ -228,6 +228,8 @@ def finish(
         ExportError: the linter found something; nothing is described then.
         CheckFailed: INT8 is not proven; nothing is described then.
     """
+    # That of a bundle which is written over would describe files that are no longer there.
+    (folder / "manifest.json").unlink(missing_ok=True)
     for name, items in feeds.items():
         manifest["graphs"][name]["calibration"] = encode(folder, name, items, (tables or {}).get(name))
     check(folder, manifest)

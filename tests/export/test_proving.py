@@ -90,6 +90,7 @@ def test_a_proven_graph_is_written(encoded: tuple[Path, dict[str, Any]]) -> None
 )
 def test_an_unproven_graph_is_refused(proof: Any, message: str, encoded: tuple[Path, dict[str, Any]]) -> None:
     folder, manifest = encoded
+    (folder / "manifest.json").write_text("of the bundle that is written over")
     with pytest.raises(CheckFailed, match=message):
         bundle.finish(folder, manifest, {}, proof=proof)
     assert not (folder / "manifest.json").exists()
