@@ -274,8 +274,8 @@ class Backbone(nn.Module):
                 raise InputError(f"size {size}: of the small net it must be a multiple of 8")
             resize = [Resize(CROP, size)] if size != CROP else []
             self.face, self.voice = nn.Sequential(FaceFrontEnd(), *resize), MelPicture(size)
-            stages = trunk(Size((24, 40, 72, 128), (1, 1, 1)), [2, 2, 2])
-            self.trunk = nn.Sequential(*stem(24, 1), *stages)
+            small = Size((24, 40, 72, 128), (1, 1, 1))
+            self.trunk = nn.Sequential(*stem(24, 1), *trunk(small, [2, 2, 2]))
             self.pool, features = RowPool(), 128 * size // 8
         elif net in ("resnet18", "resnet34"):
             size = size or LARGEST
