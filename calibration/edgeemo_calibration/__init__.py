@@ -14,6 +14,15 @@ which are worth it, `tensor_noise` where most is lost. FP16 needs no recordings:
 file. `lint` names what TensorRT would refuse.
 """
 
+try:
+    import onnx as _  # noqa: F401
+except ModuleNotFoundError:
+    raise ModuleNotFoundError(
+        "edgeemo_calibration edits ONNX graphs, and onnx is not installed; right is: "
+        "pip install 'edgeemo[calibration]'",
+        name="onnx",
+    ) from None
+
 from .encode import CPU, TENSORRT, Encoding, write_encodings
 from .floating import Choice, choose
 from .half import write_half

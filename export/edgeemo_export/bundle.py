@@ -7,7 +7,6 @@ import logging
 import math
 import platform
 import re
-import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
@@ -24,6 +23,7 @@ from edgeemo.errors import InputError
 from edgeemo.inference.bundle import describe_files
 from edgeemo.inference.wiring import SPEECH
 from edgeemo_calibration import Table, lint, measure, write_encodings, write_half
+from edgeemo_calibration.table import write_whole
 
 from . import geometry, proving, to_onnx
 from .data import ferplus, sounds, voices
@@ -288,10 +288,7 @@ def check(folder: Path, manifest: Mapping[str, Any]) -> None:
 
 def write_manifest(folder: Path, manifest: dict[str, Any]) -> None:
     """Write ``manifest.json`` whole or not at all."""
-    with tempfile.NamedTemporaryFile("w", dir=folder, suffix=".new", delete=False) as file:
-        file.write(json.dumps(manifest, indent=1, ensure_ascii=False) + "\n")
-    Path(file.name).chmod(0o644)
-    Path(file.name).replace(folder / "manifest.json")
+    write_whole(folder / "manifest.json", json.dumps(manifest, indent=1, ensure_ascii=False) + "\n")
 
 
 def face_feeds(data: Path, seed: int) -> Iterator[dict[str, NDArray[Any]]]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import io
 import os
 import signal
+import subprocess
+import sys
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -104,3 +106,10 @@ def test_a_thread_can_run_a_verb(monkeypatch: pytest.MonkeyPatch) -> None:
     thread.start()
     thread.join()
     assert found == [0]
+
+
+def test_without_onnx_it_says_what_to_install() -> None:
+    code = "import sys; sys.modules['onnx'] = None; import edgeemo_calibration.cli"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1].endswith("right is: pip install 'edgeemo[calibration]'")

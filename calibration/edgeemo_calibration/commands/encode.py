@@ -15,6 +15,7 @@ from edgeemo.recognition.recognizer import DEFAULT_BUNDLE
 from ..rebundle import mark_unproven, read_tables, rewrite
 from ..sets import check_new, new_folder
 from ..table import Table
+from .prove import add_sets
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -30,22 +31,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         help="what edgeemo-calibrate ranges has written",
     )
     parser.add_argument("--out", type=Path, required=True, metavar="NEW_BUNDLE", help="a new folder")
-    parser.add_argument(
-        "--prove",
-        type=Path,
-        nargs="+",
-        metavar="MANIFEST.csv",
-        default=[],
-        help="labelled sets on which INT8 is held to FP32",
-    )
-    parser.add_argument(
-        "--cropped",
-        type=Path,
-        nargs="+",
-        metavar="MANIFEST.csv",
-        default=[],
-        help="the same, of pictures that already are face crops",
-    )
+    add_sets(parser, "--prove", "labelled sets on which INT8 is held to FP32")
+    add_sets(parser, "--cropped", "the same, of pictures that already are face crops")
     parser.add_argument(
         "--page", type=Path, metavar="FOLDER", help="takes the proof's page (default: NEW_BUNDLE-proof)"
     )

@@ -15,22 +15,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--bundle", type=Path, metavar="DIR", default=DEFAULT_BUNDLE, help="default: the one in the package"
     )
-    parser.add_argument(
-        "--data",
-        type=Path,
-        nargs="+",
-        metavar="MANIFEST.csv",
-        default=[],
-        help="labelled sets, as edgeemo evaluate reads them",
-    )
-    parser.add_argument(
-        "--cropped",
-        type=Path,
-        nargs="+",
-        metavar="MANIFEST.csv",
-        default=[],
-        help="labelled sets whose pictures already are face crops",
-    )
+    add_sets(parser, "--data", "labelled sets, as edgeemo evaluate reads them")
+    add_sets(parser, "--cropped", "labelled sets whose pictures already are face crops")
     parser.add_argument(
         "--ranges",
         type=Path,
@@ -48,6 +34,11 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="enter the verdict into the bundle's manifest, with the sha256 of proof.json",
     )
+
+
+def add_sets(parser: argparse.ArgumentParser, option: str, what: str) -> None:
+    """Declare an option that takes manifests."""
+    parser.add_argument(option, type=Path, nargs="+", metavar="MANIFEST.csv", default=[], help=what)
 
 
 def run(arguments: argparse.Namespace, console: Console) -> int:

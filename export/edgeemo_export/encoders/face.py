@@ -12,7 +12,7 @@ SIZES = {
     "base": Size((32, 32, 64, 128), (1, 2, 2)),
     "large": Size((48, 64, 128, 256), (2, 2, 2)),
 }
-"""For a device, twice of that, and a teacher of eight times the work."""
+"""For a device, half as much again, and a teacher of seven times the work."""
 
 
 class FaceFrontEnd(nn.Module):

@@ -60,8 +60,8 @@ class ResidualBlock(nn.Module):
 def stem(channels: int, stride: int | tuple[int, int]) -> nn.Sequential:
     """The first 3x3 convolution, which reads one channel.
 
-    It stays in floating point: of so few products an engine is done sooner than with rounding them, and what
-    it loses nothing brings back.
+    It stays in floating point: ONNX Runtime computes its few products sooner than it rounds what goes in and
+    out, and what rounding takes from the input no later layer brings back.
 
     Args:
         channels: that it gives.
