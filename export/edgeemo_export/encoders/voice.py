@@ -65,7 +65,6 @@ class LogMel(nn.Module):
     cosines: Tensor
     sines: Tensor
     filters: Tensor
-    mirrored: Tensor
 
     def __init__(
         self,
@@ -90,14 +89,13 @@ class LogMel(nn.Module):
             ("filters", filters[:, read].T),
         ):
             self.register_buffer(name, table.to(stored), persistent=False)
-        self.register_buffer("mirrored", torch.arange(self.reach - 1, -1, -1), persistent=False)
 
     def forward(self, voice: Tensor) -> Tensor:
         """Map PCM ``[N, samples]`` in [-1, 1] to ``[N, 1, bands, frames]``."""
         power = voice.square().mean(dim=1, keepdim=True) + 1e-7
         ahead, behind = self._halves(voice * power.pow(-0.375))
         even, odd = (ahead + behind) @ self.cosines.float(), (ahead - behind) @ self.sines.float()
-        energy = (even.square() + odd.square()) @ self.filters.float()
+        energy = (even * even + odd * odd) @ self.filters.float()  # a square would be exported as a power
         # The floor lies 60 to 70 dB below the loudest band: what is quieter is the recording's noise, which
         # differs by corpus.
         return ((energy + 1e-3).log() * 0.22 + 0.2).transpose(1, 2)[:, None]
@@ -111,7 +109,7 @@ class LogMel(nn.Module):
             part = padded[:, start : start + frames * self.hop]
             return part.unflatten(1, (frames, self.hop))[:, :, : self.reach]
 
-        return rows(self.reach), rows(1).index_select(2, self.mirrored)
+        return rows(self.reach), rows(1).flip(2)
 
 
 class AttentivePool(nn.Module):
@@ -128,15 +126,16 @@ class AttentivePool(nn.Module):
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """Pool ``[N, T, D]`` to ``[N, 2 D]``."""
-        score = self.score(torch.tanh(self.hidden(x)))[..., 0]
+        score = self.score(torch.tanh(self.hidden(x))).transpose(1, 2)
         if mask is not None:
-            score = score + (mask - 1.0) * 1e4
-        weight = torch.softmax(score, dim=1)
+            score = score + (mask[:, None] - 1.0) * 1e4
+        weight = torch.softmax(score, dim=2)
         if mask is not None:
-            weight = weight * mask
-        mean = (weight[..., None] * x).sum(dim=1)
-        square = (weight[..., None] * x.square()).sum(dim=1)
-        return torch.cat([mean, (square - mean.square()).clamp(min=0.0).add(1e-4).sqrt()], dim=1)
+            weight = weight * mask[:, None]
+        # Sums as products, and products as such: exported they are fewer operators than sums and powers.
+        mean, square = weight @ x, weight @ (x * x)
+        deviation = (square - mean * mean).clamp(min=0.0).add(1e-4).sqrt()
+        return torch.cat([mean, deviation], dim=2).flatten(1)
 
 
 class VoiceEncoder(nn.Module):

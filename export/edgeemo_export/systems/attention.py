@@ -62,9 +62,9 @@ class FacePool(nn.Module):
 
     def forward(self, tokens: Tensor, mask: Tensor) -> Tensor:
         """Map tokens ``[N, T, D]`` and mask ``[N, T]`` to ``[N, D]``, zero where no token counts."""
-        score = self.score(torch.tanh(self.hidden(tokens)))[..., 0] + (mask - 1.0) * MASKED
-        weight = torch.softmax(score, dim=1) * mask
-        return (weight[..., None] * tokens).sum(dim=1)
+        score = self.score(torch.tanh(self.hidden(tokens))).transpose(1, 2) + (mask[:, None] - 1.0) * MASKED
+        weight = torch.softmax(score, dim=2) * mask[:, None]
+        return (weight @ tokens).flatten(1)
 
 
 class AttentionFusion(nn.Module):
