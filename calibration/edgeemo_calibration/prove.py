@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
 
 import edgeemo
 from edgeemo.bench.device import machine
@@ -22,12 +21,14 @@ from edgeemo.evaluate import Item, evaluate, read_manifest
 from edgeemo.figures import Report
 from edgeemo.inference.backend import open_graphs
 from edgeemo.inference.bundle import MANIFEST, Bundle, files_digest
+from edgeemo.inference.choice import example
 from edgeemo.inference.graph import Graph
 from edgeemo.inference.onnx_files import OnnxFiles
+from edgeemo.inference.work import work_of
 from edgeemo.logs import saying_once
 from edgeemo.recognition.recognizer import Recognizer
 
-from . import encodings, latency, work
+from . import encodings, latency
 from .encode import CPU
 from .gate import (
     DRAWS,
@@ -430,9 +431,10 @@ def _noise(bundle: Bundle, name: str, table: Table, windows: Sequence[Feeds]) ->
 
 def _cost(bundle: Bundle, name: str) -> GraphCost:
     spec = bundle.graphs[name]
-    model = onnx.load_model_from_string(bundle.read_file(spec.files["fp32"]))
+    reference = spec.files["fp32"]
+    work = work_of(bundle.read_file(reference), example(spec), reference)
     sizes = {encoding: bundle.files[file][0] for encoding, file in spec.files.items()}
-    return GraphCost(name, sizes, spec.every, work.multiply_adds(model))
+    return GraphCost(name, sizes, spec.every, work.total)
 
 
 def _versions() -> dict[str, str]:

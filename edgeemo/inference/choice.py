@@ -148,16 +148,17 @@ def measure(tensorrt: Graph, onnx: Graph, clock: Callable[[], float] = time.perf
     return Choice(*map(statistics.median, times))
 
 
-def example(spec: GraphSpec) -> Mapping[str, NDArray[Any]]:
-    """Feeds of one face with values as pictures, sound and masks have them: no zeros, which may be fast.
+def example(spec: GraphSpec, rows: int = 1) -> Mapping[str, NDArray[Any]]:
+    """Feeds with values as pictures, sound and masks have them: no zeros, which may be fast.
 
     Args:
         spec: the graph that reads them.
+        rows: faces, where the graph takes several.
     """
     random = np.random.default_rng(0)
     feeds: dict[str, NDArray[Any]] = {}
     for name, tensor in spec.inputs.items():
-        shape = [axis if isinstance(axis, int) else 1 for axis in tensor.shape]
+        shape = [axis if isinstance(axis, int) else rows for axis in tensor.shape]
         if tensor.dtype == "uint8":
             feeds[name] = random.integers(0, 256, shape, np.uint8)
         elif tensor.dtype == "int32":
