@@ -17,7 +17,7 @@ LAYERS = (
     {"bench"},
     {"delivery"},
     {"evaluate", "compare", "build"},
-    {"figures", "agreement"},
+    {"figures", "agreement", "plots", "html"},
     {"recognition"},
     {"inference", "preprocess", "capture"},
     {"errors", "cache", "logs"},

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from xml.sax.saxutils import escape
+
+from edgeemo.html import document, figure, table
+from edgeemo.plots import bars
 
 from . import plots
 from .gate import KEPT, LARGE, SIGNIFICANT
@@ -76,19 +79,7 @@ def page(proof: Figures, digest: str) -> str:
         body += _noise(graph)
     body += ["<h2>How it was judged</h2>", *(f"<p>{escape(text)}</p>" for text in METHOD)]
     body += _origin(proof, digest)
-    return "\n".join(
-        [
-            "<!DOCTYPE html>",
-            '<html xmlns="http://www.w3.org/1999/xhtml" lang="en">',
-            '<head><meta charset="utf-8"/>',
-            '<meta name="viewport" content="width=device-width, initial-scale=1"/>',
-            f"<title>{escape(title)}</title>",
-            f"<style>{STYLE}</style></head>",
-            "<body><main>",
-            *body,
-            "</main></body></html>\n",
-        ]
-    )
+    return document(title, body, STYLE)
 
 
 # --- sections
@@ -109,7 +100,7 @@ def _verdict(proof: Figures) -> list[str]:
     cells = [(escape(rule), _mark(word), escape(said)) for rule, word, said in rows]
     return [
         f'<p class="verdict {"pass" if passed else "fail"}">{word}</p>',
-        _table("The rules", ("Rule", "", "Figures"), cells, numbers=False),
+        table("The rules", ("Rule", "", "Figures"), cells, numbers=False),
     ]
 
 
@@ -127,7 +118,7 @@ def _set(found: Figures) -> list[str]:
         f"<p>{figures['n']:,} items ({given}{cropped}), {drawn} for the intervals.</p>",
         _accuracy(found["name"], figures),
         _classes(found["name"], figures["classes"]),
-        _figure(plots.recall_bars(figures["classes"]), "Recall of each class with its 95 % interval."),
+        figure(plots.recall_bars(figures["classes"]), "Recall of each class with its 95 % interval."),
         *_reliability(figures),
     ]
 
@@ -150,7 +141,7 @@ def _accuracy(name: str, figures: Figures) -> str:
         f"{absent[0]}, INT8 {absent[1]}."
     )
     head = ("", "FP32", "INT8", "INT8 less FP32", "kept")
-    return _table(f"Accuracy and calibration on {name}", head, rows) + f"\n<p>{said}</p>"
+    return table(f"Accuracy and calibration on {name}", head, rows) + f"\n<p>{said}</p>"
 
 
 def _classes(name: str, classes: Sequence[Figures]) -> str:
@@ -168,7 +159,7 @@ def _classes(name: str, classes: Sequence[Figures]) -> str:
             )
         )
     head = ("class", "n", "FP32", "INT8", "INT8 less FP32", "lost / won", "p")
-    return _table(f"Recall of each class of {name}", head, rows)
+    return table(f"Recall of each class of {name}", head, rows)
 
 
 def _reliability(figures: Figures) -> list[str]:
@@ -181,10 +172,10 @@ def _reliability(figures: Figures) -> list[str]:
         for (_, name), curve in zip(plots.PRECISIONS, (fp32, int8), strict=True)
         for entry in curve
     ]
-    table = _table("The bins of the curves", ("", "mean top probability", "share right", "n"), rows)
+    bins = table("The bins of the curves", ("", "mean top probability", "share right", "n"), rows)
     return [
-        _figure(plots.reliability(fp32, int8), said),
-        f"<details><summary>The curves as figures</summary>\n{table}\n</details>",
+        figure(plots.reliability(fp32, int8), said),
+        f"<details><summary>The curves as figures</summary>\n{bins}\n</details>",
     ]
 
 
@@ -201,10 +192,8 @@ def _latency(latency: Figures) -> list[str]:
         drawn.append((entry["graph"], {"fp32": entry["fp32"], "int8": entry["int8"]}))
     head = ("", "FP32, ms", "INT8, ms", "INT8 over FP32, 99 %", "faster")
     title = f"Medians of {latency['rounds']:,} rounds, one thread; an update has one face"
-    picture = plots.bars(
-        drawn, "milliseconds", "Median latency of each graph and of an update, FP32 above INT8"
-    )
-    return ["<h2>Latency here</h2>", _table(title, head, rows), _figure(picture, "Medians.")]
+    picture = bars(drawn, "milliseconds", "Median latency of each graph and of an update, FP32 above INT8")
+    return ["<h2>Latency here</h2>", table(title, head, rows), figure(picture, "Medians.")]
 
 
 def _costs(proof: Figures) -> list[str]:
@@ -228,12 +217,12 @@ def _costs(proof: Figures) -> list[str]:
         "does not ask. Multiply-adds are those of Conv, Gemm and MatMul with one face."
     )
     rising = [(kind, {kind: size}) for kind, size in kilobytes.items()]
-    picture = plots.bars(rising, "kilobytes", "Size of all graphs of each precision")
+    picture = bars(rising, "kilobytes", "Size of all graphs of each precision")
     return [
         "<h2>Size and work</h2>",
-        _table("Files and multiply-adds of each graph", head, rows),
+        table("Files and multiply-adds of each graph", head, rows),
         f"<p>{said}</p>",
-        _figure(picture, "All graphs of one precision together; a graph without it counts in FP32."),
+        figure(picture, "All graphs of one precision together; a graph without it counts in FP32."),
     ]
 
 
@@ -265,7 +254,7 @@ def _encodings(encodings: Sequence[Figures]) -> list[str]:
         "in steps of its last quantiser. The S8 encoding leaves results unrounded, and its tensors "
         "without negative numbers saturate at 127 steps, those of U8 at 255."
     )
-    return ["<h2>The two INT8 encodings</h2>", _table("Their agreement", head, rows), f"<p>{said}</p>"]
+    return ["<h2>The two INT8 encodings</h2>", table("Their agreement", head, rows), f"<p>{said}</p>"]
 
 
 def _noise(graph: Figures) -> list[str]:
@@ -281,7 +270,7 @@ def _noise(graph: Figures) -> list[str]:
     ]
     head = ("layer", "", "signal to noise, dB", "of its own rounding, dB", "clipped")
     title = f"The {len(rows)} worst of {len(graph['layers'])}, on {graph['windows']} windows"
-    return [f"<h2>Noise of the layers of {escape(graph['graph'])}</h2>", _table(title, head, rows)]
+    return [f"<h2>Noise of the layers of {escape(graph['graph'])}</h2>", table(title, head, rows)]
 
 
 def _decibels(value: float | None) -> str:
@@ -297,30 +286,11 @@ def _origin(proof: Figures, digest: str) -> list[str]:
     cells = [(escape(name), f"<code>{escape(value)}</code>") for name, value in rows]
     return [
         "<h2>Of what, and on what</h2>",
-        _table("Digests, machine and versions", ("", ""), cells, numbers=False),
+        table("Digests, machine and versions", ("", ""), cells, numbers=False),
     ]
 
 
 # --- elements
-
-
-def _table(caption: str, head: Sequence[str], rows: Iterable[Sequence[str]], *, numbers: bool = True) -> str:
-    """A table whose rows begin with their names; cells are escaped already."""
-    kind = ' class="numbers"' if numbers else ""
-    lines = [f'<div class="wide"><table{kind}><caption>{escape(caption)}</caption>']
-    if any(head):
-        lines.append(
-            "<thead><tr>" + "".join(f'<th scope="col">{escape(cell)}</th>' for cell in head) + "</tr></thead>"
-        )
-    lines.append("<tbody>")
-    for first, *rest in rows:
-        cells = "".join(f"<td>{cell}</td>" for cell in rest)
-        lines.append(f'<tr><th scope="row">{first}</th>{cells}</tr>')
-    return "\n".join([*lines, "</tbody></table></div>"])
-
-
-def _figure(picture: str, said: str) -> str:
-    return f"<figure>\n{picture}\n<figcaption>{escape(said)}</figcaption></figure>"
 
 
 def _interval(figure: Figures) -> str:
@@ -332,30 +302,14 @@ LEGEND = (
     "<small>lines: 95 % intervals</small></p>"
 )
 STYLE = """
-:root { color-scheme: light dark; --ink: #1b1f24; --paper: #ffffff; --soft: #5b6570; --line: #d5dae0;
-  --fp32: #6b7785; --fp16: #8f6fc4; --int8: #0b7a75; --cpu: #4fa8a3; --pass: #11703a; --fail: #b3261e; }
-@media (prefers-color-scheme: dark) { :root { --ink: #e6e9ed; --paper: #14171a; --soft: #a3adb8;
-  --line: #39414a; --fp32: #97a3b1; --fp16: #b89bea; --int8: #35b5ae; --cpu: #7fcfc9;
-  --pass: #5ec98a; --fail: #ff8a80; } }
-body { margin: 0; background: var(--paper); color: var(--ink); font: 16px/1.5 system-ui, sans-serif; }
-main { max-width: 60rem; margin: 0 auto; padding: 1.5rem; }
-h1 { font-size: 1.5rem; } h2 { font-size: 1.2rem; margin-top: 2.5rem; }
+:root { --fp32: #6b7785; --fp16: #8f6fc4; --int8: #0b7a75; --cpu: #4fa8a3; }
+@media (prefers-color-scheme: dark) { :root { --fp32: #97a3b1; --fp16: #b89bea; --int8: #35b5ae;
+  --cpu: #7fcfc9; } }
 .verdict { font-size: 1.3rem; font-weight: 600; border-left: .4rem solid; padding-left: .8rem; }
 .pass { color: var(--pass); } .fail { color: var(--fail); }
-.wide { overflow-x: auto; } table { border-collapse: collapse; margin: 1rem 0; }
-caption { text-align: left; color: var(--soft); padding-bottom: .3rem; }
-th, td { text-align: left; vertical-align: top; padding: .25rem .8rem .25rem 0; }
-tr { border-bottom: 1px solid var(--line); }
-th { font-weight: 600; } tbody th { font-weight: 400; } small, figcaption { color: var(--soft); }
-.numbers td, .numbers thead th + th { text-align: right; font-variant-numeric: tabular-nums; }
-.numbers td small { white-space: nowrap; } code { overflow-wrap: anywhere; }
-figure { margin: 1.5rem 0; } svg { max-width: 100%; height: auto; }
-svg text { fill: var(--ink); font-size: 12px; }
-.grid { stroke: var(--line); fill: none; } .ideal { stroke: var(--soft); stroke-dasharray: 4 4; fill: none; }
-.whisker { stroke: var(--ink); fill: none; stroke-width: 1.5; } .line { fill: none; stroke-width: 2; }
+.ideal { stroke: var(--soft); stroke-dasharray: 4 4; fill: none; }
 .line.fp32 { stroke: var(--fp32); } .line.int8 { stroke: var(--int8); }
 rect.fp32, circle.fp32 { fill: var(--fp32); } rect.fp16 { fill: var(--fp16); }
 rect.int8, circle.int8 { fill: var(--int8); } rect.int8-cpu { fill: var(--cpu); }
-.legend span { display: inline-block; width: 1em; height: .8em; margin: 0 .3em 0 .8em; }
 .legend .fp32 { background: var(--fp32); } .legend .int8 { background: var(--int8); }
 """
