@@ -10,6 +10,7 @@ import argparse
 import contextlib
 import math
 import os
+import shlex
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -17,6 +18,7 @@ from typing import TYPE_CHECKING
 
 # Everything heavy is imported by the verb that needs it: `edgeemo --help` must answer at once.
 from edgeemo import __version__
+from edgeemo.bench.command import add_options as _add_bench_options
 from edgeemo.console import Console, OutputError
 from edgeemo.errors import CheckFailed, EdgeEmoError, InputError
 
@@ -45,7 +47,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     os.environ.setdefault("OPENCV_LOG_LEVEL", "ERROR")
     with console.showing_log():
         try:
-            arguments = _parser().parse_args(argv)
+            words = sys.argv[1:] if argv is None else list(argv)
+            arguments = _parser().parse_args(words)
+            arguments.words = words
             status: int = arguments.verb(arguments, console)
             return status
         except EdgeEmoError as error:
@@ -133,22 +137,9 @@ def _compare(arguments: argparse.Namespace, console: Console) -> int:
 
 
 def _bench(arguments: argparse.Namespace, console: Console) -> int:
-    from edgeemo.bench.report import bench
+    from edgeemo.bench import command
 
-    report = bench(
-        arguments.bundle,
-        arguments.source,
-        seconds=arguments.seconds,
-        backend=arguments.backend,
-        precision=arguments.precision,
-        detector=arguments.detector,
-        progress=lambda passed: console.status(f"{passed:.1f} of {arguments.seconds:g} s"),
-    )
-    if arguments.json:
-        console.json(report.to_dict())
-    else:
-        console.result(str(report))
-    return 0
+    return command.run(arguments, console, shlex.join(["edgeemo", *arguments.words]))
 
 
 def _build(arguments: argparse.Namespace, console: Console) -> int:
@@ -419,6 +410,7 @@ def _parser() -> argparse.ArgumentParser:
         "--seconds", type=_seconds, metavar="S", default=10.0, help="how long to measure (default: 10)"
     )
     _model_options(bench)
+    _add_bench_options(bench, _whole("the number of threads", 1))
 
     _build_options(_verb(verbs, "build", _build, "build the TensorRT engines of a bundle ahead"))
     info = _verb(verbs, "info", _info, "say what a bundle takes, answers and may be used for")

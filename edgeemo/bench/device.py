@@ -7,10 +7,10 @@ import platform
 from pathlib import Path
 from typing import Any
 
-_ROOT = Path("/")
+from edgeemo.bench.sysfs import ROOT, number, text
 
 
-def machine(root: Path = _ROOT) -> dict[str, Any]:
+def machine(root: Path = ROOT) -> dict[str, Any]:
     """Say what a figure was measured on; None where this system does not tell.
 
     Args:
@@ -26,30 +26,23 @@ def machine(root: Path = _ROOT) -> dict[str, Any]:
         "architecture": platform.machine(),
         "processor": processor(root),
         "cores": os.cpu_count(),
-        "governor": _text(scaling / "scaling_governor") or None,
+        "governor": text(scaling / "scaling_governor") or None,
         "clock": _megahertz(scaling / "scaling_cur_freq"),
         "highest_clock": _megahertz(scaling / "cpuinfo_max_freq"),
     }
 
 
-def processor(root: Path = _ROOT) -> str:
+def processor(root: Path = ROOT) -> str:
     """The name of the processor, or of the board where that names itself, as a Jetson does."""
-    board = _text(root / "proc/device-tree/model").rstrip("\0")
+    board = text(root / "proc/device-tree/model")
     if board:
         return board
-    for line in _text(root / "proc/cpuinfo").splitlines():
+    for line in text(root / "proc/cpuinfo").splitlines():
         if line.startswith("model name"):
             return line.partition(":")[2].strip()
     return platform.processor() or platform.machine()
 
 
-def _text(path: Path) -> str:
-    try:
-        return path.read_text("utf-8", errors="replace").strip()
-    except OSError:  # not on this system, or not for this user
-        return ""
-
-
 def _megahertz(path: Path) -> int | None:
-    kilohertz = _text(path)
-    return int(kilohertz) // 1000 if kilohertz.isdecimal() else None
+    kilohertz = number(path)
+    return None if kilohertz is None else kilohertz // 1000

@@ -1,44 +1,101 @@
-"""What a step costs here, as figures: percentiles of every stage, and what they were measured on."""
+"""What a step costs here, as figures: of every stage, beside the floor, and what they were measured on."""
 
 from __future__ import annotations
 
-import math
 import os
 import platform
 import sys
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from datetime import datetime, timezone
 from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
 from edgeemo import __version__
+from edgeemo.bench.against import SCHEMA
+from edgeemo.bench.conditions import changed, snapshot, throttled
 from edgeemo.bench.device import machine
+from edgeemo.bench.floor import Floors
+from edgeemo.bench.gpu import engine_build, gpu_times
 from edgeemo.bench.measure import measure
+from edgeemo.bench.power import Meter, energy_meter
+from edgeemo.bench.rate import matrix_rate
+from edgeemo.bench.scan import Point, Setting, scan
+from edgeemo.bench.startup import StartUp, start_up
+from edgeemo.bench.statistics import PERCENTILES, Distribution, summarise
+from edgeemo.bench.work import works_of_files
 from edgeemo.recognition.recognizer import load
 
 if TYPE_CHECKING:
     from edgeemo.bench.measure import Samples
     from edgeemo.recognition.recognizer import Recognizer
 
-PERCENTILES = (50, 90, 95, 99)
-STAGES = ("detect", "face", "voice", "fusion", "step", "step_tracked")
+STAGES = (
+    *("capture", "detect", "face", "voice", "text", "fusion", "decide", "deliver"),
+    *("update", "step", "step_tracked", "step_all", "latency"),
+)
 """The stages in the order of a report; one that never ran is not in it."""
+
+_MEMORY = ("import", "loaded", "steady", "peak")
+_SCAN_SHARE = 0.5  # of the seconds of the measurement, for each axis
+
+Progress = Callable[[str, float], object]
+
+
+@dataclass(frozen=True)
+class Options:
+    """How a bundle is measured.
+
+    Attributes:
+        seconds: how long to measure steps, after the warm-up.
+        backend: as for `edgeemo.load`.
+        precision: as for `edgeemo.load`.
+        threads: of one graph call.
+        detector: as for `edgeemo.load`.
+        live: pace the source as a camera and a microphone do.
+        scan: axes, of `edgeemo.bench.scan.AXES`.
+        gpu_like: whose manner of timing GPUs, of `edgeemo.bench.gpu.LIKE`.
+        steps_only: leave out all that is not measured while steps run: start-up, memory, floor.
+    """
+
+    seconds: float = 10.0
+    backend: str = "auto"
+    precision: str = "int8"
+    threads: int = 1
+    detector: str | os.PathLike[str] | None = None
+    live: bool = False
+    scan: Sequence[str] = ()
+    gpu_like: str = "edgeemo"
+    steps_only: bool = False
 
 
 @dataclass(frozen=True)
 class Report:
-    """What was measured, and on what.
+    """What was measured, and on what; `report.schema.json` says what each key of `to_dict` holds.
 
     Attributes:
         bundle: name of the bundle.
         source: what was played.
+        when: UTC, as ISO 8601.
         seconds: how long that took.
         steps: hops that were measured.
-        stages: milliseconds by stage and percentile ('p50', 'p90', 'p95', 'p99'), with 'n', how often it ran.
+        scenario: 'single-stream' or 'live'.
+        stages: distribution by stage, in seconds.
+        throughput: steps a second.
         overhead: median over the hops with detection of what is neither detection nor a graph, as a share of
             the step without detection; None where nothing was detected.
         overhead_tracked: the same over the hops without detection; None where there were none.
+        live: of a live source.
+        warm_up: how long it took.
+        floor: what the multiply-adds alone take at this machine's rate.
+        start_up: of new processes.
+        memory: of these.
+        engine_build: seconds by graph, of TensorRT's.
+        scan: by axis.
+        conditions: of the machine, before and after.
+        energy: that was used meanwhile.
+        gpu: what its events say.
         backend: what was asked for.
         precision: what was asked for.
         threads: of one graph call.
@@ -46,15 +103,29 @@ class Report:
         detector: the face finder, None without faces.
         machine: as `edgeemo.bench.device.machine` says it.
         versions: of edgeemo, Python and the libraries.
+        samples: seconds by stage in the order of time; not in `to_dict`.
     """
 
     bundle: str
     source: str
+    when: str
     seconds: float
     steps: int
-    stages: Mapping[str, Mapping[str, float]]
+    scenario: str
+    stages: Mapping[str, Distribution]
+    throughput: float
     overhead: float | None
     overhead_tracked: float | None
+    live: Mapping[str, Any] | None
+    warm_up: Mapping[str, Any]
+    floor: Mapping[str, Any] | None
+    start_up: Mapping[str, Any] | None
+    memory: Mapping[str, Any] | None
+    engine_build: Mapping[str, float] | None
+    scan: Mapping[str, Any] | None
+    conditions: Mapping[str, Any]
+    energy: Mapping[str, Any] | None
+    gpu: Mapping[str, Any] | None
     backend: str
     precision: str
     threads: int
@@ -62,107 +133,206 @@ class Report:
     detector: str | None
     machine: Mapping[str, Any]
     versions: Mapping[str, str]
+    samples: Mapping[str, Sequence[float]] = field(repr=False)
 
     def to_dict(self) -> dict[str, Any]:
-        """Everything as JSON holds it."""
-        return asdict(self)
+        """Everything but the samples as JSON holds it, times of stages in milliseconds."""
+        told = {one.name: getattr(self, one.name) for one in fields(self) if one.name != "samples"}
+        stages = {name: found.to_dict(1e3) for name, found in self.stages.items()}
+        return {"schema": SCHEMA, **told, "stages": stages, "enough": self.update.enough}
+
+    @property
+    def update(self) -> Distribution:
+        """Seconds of the calls of all graphs of a hop."""
+        return self.stages["update"]
 
     def __str__(self) -> str:
-        lines = [f"{self.bundle}: {self.steps} steps in {self.seconds:.3g} s of {self.source}"]
-        lines.append(f"{'ms':<14}" + "".join(f"{f'p{part}':>9}" for part in PERCENTILES) + f"{'n':>8}")
-        for name, figures in self.stages.items():
-            cells = "".join(f"{figures[f'p{part}']:>9.3f}" for part in PERCENTILES)
-            lines.append(f"{name:<14}{cells}{figures['n']:>8.0f}")
-        idle = [name for name in self.graphs if name not in self.stages]
-        if idle:
-            lines.append(f"{', '.join(idle)}: not measured, {self.source} has nothing for it")
-        for name, share in (("overhead", self.overhead), ("overhead_tracked", self.overhead_tracked)):
-            if share is not None:
-                lines.append(f"{name:<17} {share:.1%}")
-        ran = [f"{name} {graph['encoding']} on {graph['engine']}" for name, graph in self.graphs.items()]
-        lines += [f"graphs: {'; '.join(ran)}; threads {self.threads}"]
-        if self.detector:
-            lines.append(f"detector: {self.detector}")
-        told = [f"{name} {value}" for name, value in self.machine.items() if value is not None]
-        lines.append(f"machine: {', '.join(told)}")
-        lines.append(f"versions: {', '.join(f'{name} {value}' for name, value in self.versions.items())}")
-        return "\n".join(lines)
+        return "\n".join(_lines(self))
 
 
 def bench(
     bundle: str | os.PathLike[str] | None,
     source: str | os.PathLike[str],
+    options: Options | None = None,
     *,
-    seconds: float = 10.0,
-    backend: str = "auto",
-    precision: str = "int8",
-    detector: str | os.PathLike[str] | None = None,
-    threads: int = 1,
-    progress: Callable[[float], None] | None = None,
+    progress: Progress | None = None,
 ) -> Report:
     """Measure what a step of a bundle costs here.
 
     Args:
         bundle: its folder; None for the one in the package.
-        source: a video, a sound file or a picture, played again and again.
-        seconds: how long to measure, after a warm-up.
-        backend: as for `load`.
-        precision: as for `load`.
-        detector: as for `load`.
-        threads: threads of one graph call.
-        progress: called after every hop with the seconds that have passed.
+        source: a video, a sound file, a picture or a recorded session, played again and again.
+        options: how.
+        progress: called with what is measured, and for how many seconds it has been.
 
     Raises:
         EdgeEmoError: the bundle, the source or an engine cannot be used, as for `load` and `watch`.
     """
-    model = load(bundle, backend=backend, precision=precision, threads=threads, detector=detector)
-    samples = measure(model, Path(source), seconds, progress=progress)
-    return _report(
-        model,
-        samples,
-        source=str(source),
-        backend=backend,
-        precision=precision,
-        threads=threads,
+    options = options or Options()
+    told = progress or (lambda what, seconds: None)
+    with load(
+        bundle,
+        backend=options.backend,
+        precision=options.precision,
+        threads=options.threads,
+        detector=options.detector,
+    ) as model:
+        meanwhile = _Meanwhile(_meter(model, told))
+        samples = measure(
+            model,
+            Path(source),
+            options.seconds,
+            live=options.live,
+            progress=lambda seconds: told("steps", seconds),
+            meanwhile=meanwhile,
+        )
+        stages = {name: summarise(samples.stages[name]) for name in STAGES if name in samples.stages}
+        started = None if options.steps_only else _started(bundle, source, options, told)
+        gpu = gpu_times(model, options.gpu_like)
+        return Report(
+            bundle=model.bundle.name,
+            source=str(source),
+            when=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+            seconds=round(samples.seconds, 3),
+            steps=samples.steps,
+            scenario="live" if options.live else "single-stream",
+            stages=stages,
+            throughput=float(f"{samples.steps / samples.seconds:.5g}"),
+            overhead=_median(samples.overhead),
+            overhead_tracked=_median(samples.overhead_tracked),
+            live=_live(samples),
+            warm_up=samples.warm_up.to_dict(),
+            floor=None if options.steps_only else _floor(model, stages, options, told),
+            start_up=started and started.to_dict(),
+            memory=started and {name: started.memory[name] for name in _MEMORY},
+            engine_build=engine_build(model),
+            scan=_scan(model, options, told),
+            conditions=meanwhile.conditions(stages["update"].cv),
+            energy=meanwhile.energy(samples.steps),
+            gpu=None if gpu is None else gpu.to_dict(),
+            backend=options.backend,
+            precision=options.precision,
+            threads=options.threads,
+            graphs={
+                name: {"engine": graph.engine, "encoding": graph.encoding}
+                for name, graph in model.graphs.items()
+            },
+            detector=model.open_finder().name if "detect" in samples.stages else None,
+            machine=machine(),
+            versions=_versions(),
+            samples=samples.stages,
+        )
+
+
+class _Meanwhile:
+    """What the machine does while steps are measured."""
+
+    def __init__(self, meter: Meter | None) -> None:
+        self._meter = meter
+
+    def __enter__(self) -> None:
+        self._before = snapshot()
+        if self._meter is not None:
+            self._meter.__enter__()
+
+    def __exit__(self, *_: object) -> None:
+        if self._meter is not None:
+            self._meter.__exit__(None, None, None)
+        self._after = snapshot()
+
+    def conditions(self, cv: float | None) -> dict[str, Any]:
+        """As a report holds them."""
+        return {
+            "before": self._before,
+            "after": self._after,
+            "throttled": throttled(self._before, self._after),
+            "warnings": changed(self._before, self._after, cv),
+        }
+
+    def energy(self, steps: int) -> dict[str, Any] | None:
+        """As a report holds it."""
+        meter = self._meter
+        if meter is None or meter.joules is None or meter.watts is None:
+            return None
+        above = meter.above_idle
+        return {
+            "source": meter.source,
+            "scope": meter.scope,
+            "watts": float(f"{meter.watts:.4g}"),
+            "idle_watts": None if meter.idle is None else float(f"{meter.idle:.4g}"),
+            "joules_per_emotion": float(f"{meter.joules / steps:.4g}"),
+            "joules_per_emotion_above_idle": None if above is None else float(f"{above / steps:.4g}"),
+            "rails": {name: float(f"{watts:.4g}") for name, watts in meter.rails.items()},
+        }
+
+
+def _meter(model: Recognizer, told: Progress) -> Meter | None:
+    """What measures energy, which knows what the machine takes at rest."""
+    meter = energy_meter(gpu=any(graph.engine.startswith("tensorrt") for graph in model.graphs.values()))
+    if meter is not None:
+        told("power at rest", 0.0)
+        meter.measure_idle()
+    return meter
+
+
+def _started(
+    bundle: str | os.PathLike[str] | None, source: str | os.PathLike[str], options: Options, told: Progress
+) -> StartUp:
+    told("start-up", 0.0)
+    return start_up(
+        bundle,
+        source,
+        backend=options.backend,
+        precision=options.precision,
+        threads=options.threads,
+        detector=options.detector,
     )
 
 
-def _report(
-    model: Recognizer,
-    samples: Samples,
-    *,
-    source: str,
-    backend: str,
-    precision: str,
-    threads: int,
-) -> Report:
-    graphs = model.graphs.items()
-    return Report(
-        bundle=model.bundle.name,
-        source=source,
-        seconds=round(samples.seconds, 3),
-        steps=samples.steps,
-        stages={name: _figures(samples.stages[name]) for name in STAGES if name in samples.stages},
-        overhead=_median(samples.overhead),
-        overhead_tracked=_median(samples.overhead_tracked),
-        backend=backend,
-        precision=precision,
-        threads=threads,
-        graphs={name: {"engine": graph.engine, "encoding": graph.encoding} for name, graph in graphs},
-        detector=model.open_finder().name if "detect" in samples.stages else None,
-        machine=machine(),
-        versions=_versions(),
-    )
+def _floor(
+    model: Recognizer, stages: Mapping[str, Distribution], options: Options, told: Progress
+) -> dict[str, Any]:
+    told("matrix rate", 0.0)
+    measured = {name: 1e3 * found.percentiles["p50"] for name, found in stages.items()}
+    every = {name: graph.spec.every for name, graph in model.graphs.items()}
+    works = works_of_files(model.bundle, {name: graph.encoding for name, graph in model.graphs.items()})
+    return Floors(matrix_rate(options.threads), works, every, measured).to_dict()
 
 
-def percentile(values: Sequence[float], part: int) -> float:
-    """The nearest rank: the smallest value that at least `part` per cent of all do not exceed.
+def _scan(model: Recognizer, options: Options, told: Progress) -> dict[str, Any] | None:
+    setting = Setting(options.backend, options.precision, options.threads)
+    found = {
+        axis: scan(
+            model.bundle,
+            axis,
+            setting,
+            _SCAN_SHARE * options.seconds,
+            progress=lambda seconds, axis=axis: told(axis, seconds),  # type: ignore[misc]
+        )
+        for axis in options.scan
+    }
+    return {axis: [_point(point) for point in points] for axis, points in found.items()} or None
 
-    Example:
-        >>> [percentile([4, 1, 3, 2], part) for part in (25, 50, 51, 99)]
-        [1, 2, 3, 4]
-    """
-    return sorted(values)[math.ceil(part / 100 * len(values)) - 1]
+
+def _point(point: Point) -> dict[str, Any]:
+    graphs = {name: summarise(seconds).to_dict(1e3) for name, seconds in point.graphs.items()}
+    return {
+        "value": point.value,
+        "encodings": dict(point.encodings),
+        "update": summarise(point.update).to_dict(1e3),
+        **graphs,
+    }
+
+
+def _live(samples: Samples) -> dict[str, Any] | None:
+    live = samples.live
+    if live is None:
+        return None
+    return {
+        "result_age": summarise(live.result_age).to_dict(1e3),
+        "dropped": live.lost,
+        "drop_rate": round(live.drop_rate, 5),
+    }
 
 
 def _versions() -> dict[str, str]:
@@ -172,10 +342,82 @@ def _versions() -> dict[str, str]:
     return {"edgeemo": __version__, "python": platform.python_version(), **libraries}
 
 
-def _figures(seconds: Sequence[float]) -> dict[str, float]:
-    figures = {f"p{part}": round(1000 * percentile(seconds, part), 4) for part in PERCENTILES}
-    return {**figures, "n": len(seconds)}
-
-
 def _median(shares: Sequence[float]) -> float | None:
     return round(median(shares), 4) if shares else None
+
+
+# --- as text
+
+
+def _lines(report: Report) -> Iterator[str]:
+    yield f"{report.bundle}: {report.steps} steps in {report.seconds:.3g} s of {report.source}"
+    if not report.warm_up["stable"]:
+        yield f"! the steps were still changing when the warm-up of {report.warm_up['seconds']:.3g} s ended"
+    yield f"{'ms':<14}" + "".join(f"{f'p{part}':>9}" for part in PERCENTILES) + f"{'n':>8}"
+    for name, found in report.stages.items():
+        cells = "".join(f"{1e3 * found.percentiles[f'p{part}']:>9.3f}" for part in PERCENTILES)
+        yield f"{name:<14}{cells}{found.n:>8}"
+    idle = [name for name in report.graphs if name not in report.stages]
+    if idle:
+        yield f"{', '.join(idle)}: not measured, {report.source} has nothing for it"
+    advice = report.update.advice(report.seconds)
+    if advice:
+        yield f"update: {advice}"
+    for name, share in (("overhead", report.overhead), ("overhead_tracked", report.overhead_tracked)):
+        if share is not None:
+            yield f"{name:<17} {share:.1%}"
+    yield f"{'throughput':<17} {report.throughput:g} steps/s"
+    yield from _beside(report)
+    yield from _scanned(report)
+    ran = [f"{name} {graph['encoding']} on {graph['engine']}" for name, graph in report.graphs.items()]
+    yield f"graphs: {'; '.join(ran)}; threads {report.threads}"
+    if report.detector:
+        yield f"detector: {report.detector}"
+    yield f"machine: {_told(report.machine)}"
+    yield f"versions: {_told(report.versions)}"
+    yield from (f"! {warning}" for warning in report.conditions["warnings"])
+
+
+def _beside(report: Report) -> Iterator[str]:
+    """What was measured beside the steps."""
+    if report.live is not None:
+        age, lost = report.live["result_age"], {name: n for name, n in report.live["dropped"].items() if n}
+        yield (
+            f"{'result age':<17} p50 {age['p50']:.1f} ms, p99 {age['p99']:.1f} ms; "
+            f"{report.live['drop_rate']:.2%} of the hops dropped{f'; {_told(lost)}' if lost else ''}"
+        )
+    if report.floor is not None and report.floor["update"]["floor"] is not None:
+        rates = ", ".join(f"{name.upper()} {rate:g}" for name, rate in report.floor["rates"].items())
+        over = [
+            f"{name} {graph['floor']:.3f} ms (x {graph['ratio']:.3g})"
+            for name, graph in (*report.floor["graphs"].items(), ("update", report.floor["update"]))
+            if graph["ratio"] is not None
+        ]
+        yield f"{'floor':<17} {', '.join(over)}, at {rates} GMAC/s"
+    if report.start_up is not None and report.memory is not None:
+        parts = " + ".join(f"{name} {report.start_up[name]:.0f}" for name in ("import", "load", "first"))
+        yield f"{'start-up':<17} {parts} = {report.start_up['total']:.0f} ms"
+        yield f"{'memory':<17} {_told(report.memory)} MB"
+    if report.engine_build:
+        yield f"{'engine build':<17} {_told(report.engine_build)} s"
+    if report.energy is not None:
+        millijoules = 1e3 * report.energy["joules_per_emotion"]
+        yield (
+            f"{'energy':<17} {report.energy['watts']:.3g} W of {report.energy['scope']}, "
+            f"{millijoules:.3g} mJ an emotion ({report.energy['source']})"
+        )
+    if report.gpu is not None:
+        yield f"{'gpu':<17} {_told({name: report.gpu[name] for name in ('transfers', 'graph', 'spin_wait')})}"
+
+
+def _scanned(report: Report) -> Iterator[str]:
+    for axis, points in (report.scan or {}).items():
+        first = points[0]["update"]["p50"]
+        for point in points:
+            update = point["update"]
+            times = f"update p50 {update['p50']:.3f} ms, p99 {update['p99']:.3f} ms"
+            yield f"{axis:<9} {point['value']!s:>8}  {times}  x {update['p50'] / first:.3g}"
+
+
+def _told(figures: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name} {value}" for name, value in figures.items() if value is not None)

@@ -1,31 +1,22 @@
-"""Figures of a measurement, and the command that gives them."""
+"""The command that measures: what it says, writes and refuses."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from edgeemo import cli
-from edgeemo.bench.report import PERCENTILES, percentile
+from edgeemo.bench import report as reporting
+from edgeemo.bench.report import STAGES, bench
+from edgeemo.bench.statistics import PERCENTILES
 from tests.capture.media import write_clip
+from tests.support.json_schema import problems
 from tests.support.tiny import Tiny, write_bundle
 
-
-@pytest.mark.parametrize(
-    ("values", "part", "expected"),
-    [
-        ([7.0], 99, 7.0),
-        (list(range(1, 101)), 50, 50),
-        (list(range(1, 101)), 99, 99),
-        (list(range(1, 102)), 99, 100),
-        ([5, 3, 1, 2, 4], 90, 5),
-        ([5, 3, 1, 2, 4], 50, 3),
-    ],
-)
-def test_nearest_ranks(values: list[float], part: int, expected: float) -> None:
-    assert percentile(values, part) == expected
+SCHEMA = json.loads(Path(reporting.__file__).with_name("report.schema.json").read_text())
 
 
 @pytest.fixture
@@ -33,54 +24,144 @@ def heard(tmp_path: Path) -> list[str]:
     """Words of the command for a bundle that hears, and a voice."""
     folder = write_bundle(tmp_path / "tiny", Tiny(modalities=("voice",)))
     sound = write_clip(tmp_path / "voice.wav", sound=Tiny(sample_rate=48000).voice("fear", 0.5))
-    return ["bench", "--bundle", str(folder), "--source", str(sound), "--seconds", "0.2"]
+    return ["bench", "--bundle", str(folder), "--source", str(sound), "--seconds", "0.2", "--steps-only"]
+
+
+def written(words: list[str], capsys: pytest.CaptureFixture[str]) -> dict[str, Any]:
+    assert cli.main([*words, "--json"]) == 0
+    out, err = capsys.readouterr()
+    assert err == ""
+    value: dict[str, Any] = json.loads(out)
+    assert problems(value, SCHEMA) == []
+    return value
 
 
 def test_the_command(heard: list[str], capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.main([*heard, "--precision", "fp32", "--json"]) == 0
-    out, err = capsys.readouterr()
-    written = json.loads(out)
-    assert err == ""
-    assert set(written) == {
-        "bundle", "source", "seconds", "steps", "stages", "overhead", "overhead_tracked", "backend",
-        "precision", "threads", "graphs", "detector", "machine", "versions",
-    }  # fmt: skip
-    assert set(written["stages"]) == {"voice", "fusion", "step_tracked"}
-    for figures in written["stages"].values():
-        assert set(figures) == {"p50", "p90", "p95", "p99", "n"}
+    found = written([*heard, "--precision", "fp32"], capsys)
+    stages = ["capture", "voice", "fusion", "decide", "deliver", "update"]
+    assert list(found["stages"]) == [*stages, "step_tracked", "step_all", "latency"]
+    for figures in found["stages"].values():
         ranks = [figures[f"p{part}"] for part in PERCENTILES]
-        assert ranks == sorted(ranks) and ranks[0] > 0 and figures["n"] == written["steps"] > 0
-    assert written["stages"]["step_tracked"]["p99"] > written["stages"]["fusion"]["p50"]
-    assert 0.2 <= written["seconds"] < 60
-    assert written["overhead"] is None and 0 < written["overhead_tracked"] < 1
-    assert (written["backend"], written["precision"], written["threads"]) == ("auto", "fp32", 1)
-    assert written["graphs"]["voice"]["encoding"] == "fp32" and written["detector"] is None
-    assert {"edgeemo", "python", "numpy", "onnxruntime", "av"} <= set(written["versions"])
+        assert ranks == sorted(ranks) and ranks[0] > 0 and figures["n"] == found["steps"] > 0
+        assert figures["min"] <= figures["mean"] <= figures["max"]
+    assert found["stages"]["latency"]["p50"] > found["stages"]["step_tracked"]["p50"]
+    assert found["stages"]["update"]["p50"] > found["stages"]["fusion"]["p50"]
+    assert 0.2 <= found["seconds"] < 60 and found["throughput"] > 1
+    assert found["overhead"] is None and 0 < found["overhead_tracked"] < 1
+    assert (found["backend"], found["precision"], found["threads"]) == ("auto", "fp32", 1)
+    assert found["graphs"]["voice"]["encoding"] == "fp32" and found["detector"] is None
+    assert found["scenario"] == "single-stream" and found["live"] is None
+    assert found["warm_up"]["steps"] > 0 and set(found["enough"]) == {"p50", "p90", "p95", "p99"}
+    assert found["floor"] is None and found["start_up"] is None and found["scan"] is None
+    assert {"edgeemo", "python", "numpy", "onnxruntime", "av"} <= set(found["versions"])
 
 
 def test_the_command_for_people(heard: list[str], capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.main(heard) == 0
-    lines = capsys.readouterr().out.splitlines()
-    assert lines[1].split() == ["ms", "p50", "p90", "p95", "p99", "n"]
-    assert [line.split()[0] for line in lines[2:6]] == ["voice", "fusion", "step_tracked", "overhead_tracked"]
-    assert lines[5].endswith("%") and lines[-1].startswith("versions: edgeemo ")
+    assert cli.main([*heard, "--scan", "precision"]) == 0
+    out = capsys.readouterr().out
+    lines = out[out.index("\nms ") + 1 :].splitlines()
+    assert lines[0].split() == ["ms", "p50", "p90", "p95", "p99", "n"]
+    stages = [line.split()[0] for line in lines[1:10]]
+    assert stages == [name for name in STAGES if name in stages] and len(stages) == 9
+    assert any(line.startswith("overhead_tracked") and line.endswith("%") for line in lines)
+    assert [line.split()[1] for line in lines if line.startswith("precision ")] == ["int8", "fp32"]
+    assert any(line.startswith("versions: edgeemo ") for line in lines)
+
+
+@pytest.mark.parametrize("axis", ["faces", "threads", "backend"])
+def test_an_axis(axis: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = write_bundle(tmp_path / "tiny")
+    sound = write_clip(tmp_path / "voice.wav", sound=Tiny(sample_rate=48000).voice("fear", 0.5))
+    words = ["bench", "--bundle", str(folder), "--source", str(sound), "--seconds", "0.1", "--steps-only"]
+    points = written([*words, "--scan", axis], capsys)["scan"][axis]
+    assert points[0]["value"] == ("onnx" if axis == "backend" else 1)
+    for point in points:
+        assert point["update"]["n"] >= 50
+        assert point["update"]["p50"] >= max(point[name]["p50"] for name in ("face", "voice", "fusion"))
+    if axis == "faces":
+        assert [point["value"] for point in points] == [1, 2, 4, 8, 16]
+
+
+def test_an_axis_that_the_bundle_lacks(heard: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main([*heard, "--scan", "faces"]) == 2
+    assert "scan faces: the bundle tiny reads no face" in capsys.readouterr().err
+
+
+def test_a_live_source(heard: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    found = written([*heard, "--live"], capsys)
+    assert found["scenario"] == "live" and found["live"]["result_age"]["p50"] > 0
+    assert 0 <= found["live"]["drop_rate"] <= 1 and found["seconds"] > 1
 
 
 def test_a_stage_that_never_ran_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = write_bundle(tmp_path / "tiny")
     sound = write_clip(tmp_path / "voice.wav", sound=Tiny(sample_rate=48000).voice("fear", 0.5))
-    assert cli.main(["bench", "--bundle", str(folder), "--source", str(sound), "--seconds", "1e-9"]) == 0
+    words = ["bench", "--bundle", str(folder), "--source", str(sound), "--seconds", "1e-9", "--steps-only"]
+    assert cli.main(words) == 0
     lines = capsys.readouterr().out.splitlines()
     assert f"face: not measured, {sound} has nothing for it" in lines
     assert not any("voice: not measured" in line for line in lines)
     assert float(lines[0].split(" steps in ")[1].split()[0]) > 0  # the seconds that it took
 
 
-def test_the_default_bundle_is_measured(capsys: pytest.CaptureFixture[str], default_bundle: Path) -> None:
-    assert cli.main(["bench", "--seconds", "1", "--json"]) == 0
-    written = json.loads(capsys.readouterr().out)
-    assert list(written["stages"]) == ["detect", "face", "voice", "fusion", "step", "step_tracked"]
-    assert 0 < written["overhead"] < 1 and written["detector"] in ("cascade", "yunet")
+def test_the_default_bundle_is_measured(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], default_bundle: Path
+) -> None:
+    page = tmp_path / "report.html"
+    found = written(["bench", "--seconds", "1", "--html", str(page)], capsys)
+    assert [name for name in STAGES if name != "text"] == list(found["stages"])
+    assert 0 < found["overhead"] < 1 and found["detector"] in ("cascade", "yunet")
+    for graph in (*found["floor"]["graphs"].values(), found["floor"]["update"]):
+        assert graph["floor"] > 0 and graph["ratio"] > 0
+    parts = [found["start_up"][name] for name in ("import", "load", "first")]
+    assert sum(parts) == pytest.approx(found["start_up"]["total"], rel=0.5)  # medians of several starts
+    assert found["memory"]["peak"] >= found["memory"]["steady"] > found["memory"]["import"] > 0
+    assert "edgeemo bench --seconds 1 --html" in page.read_text()
+
+
+@pytest.mark.parametrize(("factor", "status"), [(100.0, 0), (0.01, 1)])
+def test_a_report_is_compared_with_an_older_one(
+    factor: float,
+    status: int,
+    heard: list[str],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    found = bench(heard[2], heard[4], reporting.Options(seconds=0.1, steps_only=True))
+    monkeypatch.setattr(reporting, "bench", lambda *given, **named: found)
+    older = found.to_dict()
+    figures = older["stages"]["update"]
+    for part in (figures, figures["low"], figures["high"]):
+        part["p50"] *= factor
+    (tmp_path / "older.json").write_text(json.dumps(older))
+    assert cli.main([*heard, "--against", str(tmp_path / "older.json"), "--json"]) == status
+    out, err = capsys.readouterr()
+    compared = json.loads(out)["against"]
+    assert compared["comparable"] and compared["regressions"] == ["update p50"] * status
+    assert ("worse than in the report of" in err and "update p50" in err) == bool(status)
+
+
+def test_a_roofline_and_a_table_measure_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, default_bundle: Path
+) -> None:
+    monkeypatch.setattr(reporting, "bench", None)
+    assert cli.main(["bench", "--device", "orin-nano-8gb", "--json"]) == 0
+    graphs = json.loads(capsys.readouterr().out)["graphs"]
+    assert set(graphs) == {"face", "voice", "fusion"}
+    assert {graph["bound"] for graph in graphs.values()} <= {"compute", "memory", "launch"}
+    assert cli.main(["bench", "--table", str(tmp_path)]) == 0
+    assert capsys.readouterr().out == "No device has been measured yet.\n"
+    assert cli.main(["bench", "--device", "toaster"]) == 2
+    assert "orin-nano-8gb" in capsys.readouterr().err
+
+
+def test_samples_are_kept_beside_the_figures(heard: list[str]) -> None:
+    found = bench(heard[2], heard[4], reporting.Options(seconds=0.1, steps_only=True))
+    assert {name: len(seconds) for name, seconds in found.samples.items()} == {
+        name: one.n for name, one in found.stages.items()
+    }
+    assert "samples" not in found.to_dict()
 
 
 @pytest.mark.parametrize(
@@ -89,6 +170,7 @@ def test_the_default_bundle_is_measured(capsys: pytest.CaptureFixture[str], defa
         (["--source", "missing.mp4"], "missing.mp4: no such file"),
         (["--bundle", "nowhere"], "bundle nowhere: does not exist"),
         (["--detector", "nowhere.onnx"], "no file at nowhere.onnx"),
+        (["--against", "nowhere.json"], "report nowhere.json: No such file"),
     ],
 )
 def test_wrong_input(words: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
