@@ -220,14 +220,18 @@ class Cuda:
                 raise
             return CudaGraph(self._holder, self._driver.end_capture(self._holder.stream))
 
-    def event(self) -> Event:
+    def event(self, *, blocking: bool = False) -> Event:
         """A mark to put on the stream.
+
+        Args:
+            blocking: whether a thread that waits for it sleeps, which leaves the core to others; else it
+                spins, which ends sooner.
 
         Raises:
             CudaError: the driver said no.
         """
         with self._holder.context:
-            return Event(self._holder, self._driver.create_event())
+            return Event(self._holder, self._driver.create_event(blocking))
 
     def elapsed(self, start: Event, end: Event) -> float:
         """Milliseconds between two events that the stream has passed.

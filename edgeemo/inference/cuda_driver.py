@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from edgeemo.errors import BackendError
 
 CU_STREAM_NON_BLOCKING = 1  # so that nobody's work on the legacy default stream makes ours wait
-CU_EVENT_DEFAULT = 0
+CU_EVENT_DEFAULT = 0  # who waits for it spins
+CU_EVENT_BLOCKING_SYNC = 1  # who waits for it sleeps
 
 # After one of these the driver answers every call with it until the context is destroyed.
 _LOST = frozenset(
@@ -223,8 +224,8 @@ class Driver(Protocol):
         """Destroy an executable graph."""
         ...
 
-    def create_event(self) -> Any:
-        """An event that takes the time."""
+    def create_event(self, blocking: bool) -> Any:
+        """An event that takes the time; a thread that waits for it sleeps (blocking) or spins."""
         ...
 
     def record(self, event: Any, stream: Any) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from edgeemo.inference.cuda_driver import (
+    CU_EVENT_BLOCKING_SYNC,
     CU_EVENT_DEFAULT,
     CU_STREAM_NON_BLOCKING,
     CudaError,
@@ -199,9 +200,10 @@ class PyCuda:
         """Destroy an executable graph."""
         graph.thing = None
 
-    def create_event(self) -> Owned:
+    def create_event(self, blocking: bool) -> Owned:
         """An event that takes the time."""
-        return Owned(self._call(self._api.Event, CU_EVENT_DEFAULT))
+        flags = CU_EVENT_BLOCKING_SYNC if blocking else CU_EVENT_DEFAULT
+        return Owned(self._call(self._api.Event, flags))
 
     def record(self, event: Owned, stream: Owned) -> None:
         """Put the event on the stream."""

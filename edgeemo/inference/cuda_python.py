@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from edgeemo.inference.cuda_driver import (
+    CU_EVENT_BLOCKING_SYNC,
     CU_EVENT_DEFAULT,
     CU_STREAM_NON_BLOCKING,
     NO_DRIVER,
@@ -159,9 +160,9 @@ class CudaPython:
         """Destroy an executable graph."""
         self._call("cuGraphExecDestroy", graph)
 
-    def create_event(self) -> Any:
+    def create_event(self, blocking: bool) -> Any:
         """An event that takes the time."""
-        return self._call("cuEventCreate", CU_EVENT_DEFAULT)
+        return self._call("cuEventCreate", CU_EVENT_BLOCKING_SYNC if blocking else CU_EVENT_DEFAULT)
 
     def record(self, event: Any, stream: Any) -> None:
         """Put the event on the stream."""

@@ -4,23 +4,73 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Iterable, Iterator, Mapping
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edgeemo.errors import BackendError
-from edgeemo.inference.cuda import Cuda, CudaError, CudaGraph, DeviceBuffer, PinnedBuffer
+from edgeemo.inference.cuda import Cuda, CudaError, CudaGraph, DeviceBuffer, Event, PinnedBuffer
 from edgeemo.inference.graph import check_feeds
 from edgeemo.inference.spec import GraphSpec, TensorSpec
 from edgeemo.inference.trt_library import PlanRefused, TensorRt
 
-__all__ = ["TensorRt", "TrtGraph"]
+__all__ = ["QueryTimes", "TensorRt", "Timing", "TrtGraph"]
 
 _log = logging.getLogger("edgeemo")
+_Put = TypeVar("_Put")
+_Taken = TypeVar("_Taken")
 _ALIGNMENT = 256  # bytes, of the memory that contexts share
+
+
+@dataclass(frozen=True)
+class QueryTimes:
+    """What the parts of one query took, in milliseconds.
+
+    Attributes:
+        enqueue: on the host, putting the computation on the stream.
+        h2d: on the GPU, copying the inputs in; 0 without transfers.
+        compute: on the GPU, computing.
+        d2h: on the GPU, copying the outputs out; 0 without transfers.
+    """
+
+    enqueue: float
+    h2d: float
+    compute: float
+    d2h: float
+
+    @property
+    def latency(self) -> float:
+        """What the GPU took for the query: both copies and the computation."""
+        return self.h2d + self.compute + self.d2h
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Queries of one graph with events of CUDA between their parts.
+
+    A query is put on the stream before the one ahead of it is waited for, as trtexec does: on an idle stream
+    an event is passed before the host has put there what follows it, and that wait would count.
+
+    Attributes:
+        transfers: whether a query copies inputs in and outputs out.
+        captured: whether the computation is launched as a CUDA graph.
+        spin_wait: whether the host spins until a query is done, or sleeps.
+        in_place: whether the GPU reads and writes the host's memory itself, so that there is nothing to copy.
+        queries: makes queries as long as they are asked for; each raises what `TrtGraph.run` raises.
+        launches: makes launches as `TrtGraph.run` does, copies and computation in one CUDA graph, and gives
+            their milliseconds on the GPU; none where `run` has no such graph.
+    """
+
+    transfers: bool
+    captured: bool
+    spin_wait: bool
+    in_place: bool
+    queries: Callable[[], Iterator[QueryTimes]]
+    launches: Callable[[], Iterator[float]]
 
 
 class TrtGraph:
@@ -86,9 +136,8 @@ class TrtGraph:
                 TensorRT or CUDA failed, or the graph was closed.
         """
         check_feeds(self.spec, feeds)
-        if self._engine is None:
-            raise BackendError(f"{self._name} was closed; open it again to run it")
-        size = 1 if self._symbol is None else feeds[self._symbol[0]].shape[self._symbol[1]]
+        self._demand_open()
+        size = self._size(feeds)
         if size > self._most:
             raise BackendError(f"{self._name}: N is {size}; its engine was built for 1 to {self._most}")
         with self._failures():
@@ -97,6 +146,57 @@ class TrtGraph:
                 np.copyto(view, feeds[name])
             self._compute(step)
         return step.outputs
+
+    @contextlib.contextmanager
+    def timed(
+        self,
+        feeds: Mapping[str, NDArray[Any]],
+        *,
+        transfers: bool = True,
+        captured: bool = True,
+        spin_wait: bool = False,
+    ) -> Iterator[Timing]:
+        """Time the parts of queries, beside `run`, which keeps its own context and CUDA graph.
+
+        A run puts copying in, computing and copying out on the stream in one launch, into which no event
+        goes. So a query makes the three one after the other, with events between; what is captured is the
+        computation alone, in an execution context of its own. This is what trtexec times, and how it splits.
+
+        Args:
+            feeds: as for `run`; every query computes them.
+            transfers: whether queries copy in and out, where there is anything to copy.
+            captured: whether the computation is launched as a CUDA graph, where it can be captured.
+            spin_wait: whether the host spins until a query is done, or sleeps.
+
+        Raises:
+            BackendError: as for `run`, of which the first one is made here.
+        """
+        self.run(feeds)  # the inputs are in place from now on, on the device too
+        size = self._size(feeds)
+        in_place = all(buffer.device is None for buffer in self._buffers.values())
+        with contextlib.ExitStack() as stack:
+            with self._failures():
+                step = self._new_step(size)
+                stack.callback(self._drop, step)
+                first = self._marks(stack, blocking=not spin_wait)
+                marks = (first, self._marks(stack, blocking=not spin_wait))
+                self._execute(step)  # in its first run TensorRT may still allocate
+                self._cuda.synchronize()
+                if captured and self._captures:
+                    step.graph = self._capture(lambda: self._execute(step))
+            transfers = transfers and not in_place
+            yield Timing(
+                transfers=transfers,
+                captured=step.graph is not None,
+                spin_wait=spin_wait,
+                in_place=in_place,
+                queries=lambda: _one_ahead(
+                    marks,
+                    lambda these: self._put_query(step, transfers, these),
+                    lambda these, enqueue: self._take_query(transfers, these, enqueue),
+                ),
+                launches=lambda: self._launches(size, marks),
+            )
 
     def close(self) -> None:
         """Free the engine and its buffers; a later `run` raises `BackendError`. It never raises."""
@@ -156,8 +256,20 @@ class TrtGraph:
         if dtype != wanted or not fits:
             raise self._stale(f"{side} {tensor.name!r} is {dtype} {list(shape)}; the manifest says {tensor}")
 
+    def _demand_open(self) -> None:
+        if self._engine is None:
+            raise BackendError(f"{self._name} was closed; open it again to run it")
+
+    def _size(self, feeds: Mapping[str, NDArray[Any]]) -> int:
+        """The N of feeds that fit the spec."""
+        return 1 if self._symbol is None else int(feeds[self._symbol[0]].shape[self._symbol[1]])
+
     def _prepare(self, size: int) -> _Step:
         """Make what a run with N = size needs; the first run then captures it."""
+        step = self._steps[size] = self._new_step(size)
+        return step
+
+    def _new_step(self, size: int) -> _Step:
         step = _Step(
             self._context(), self._views(self.spec.inputs, size), self._views(self.spec.outputs, size)
         )
@@ -166,7 +278,6 @@ class TrtGraph:
         except BaseException:
             step.context = None  # the error keeps this frame, which must keep nothing of the device
             raise
-        self._steps[size] = step
         return step
 
     def _set_up(self, step: _Step, size: int) -> None:
@@ -208,25 +319,106 @@ class TrtGraph:
         self._enqueue(step)
         self._cuda.synchronize()
         if self._captures:
-            self._capture(step)
+            step.graph = self._capture(lambda: self._enqueue(step))
 
     def _enqueue(self, step: _Step) -> None:
+        self._upload(step)
+        self._execute(step)
+        self._download(step)
+
+    def _upload(self, step: _Step) -> None:
         for name, view in step.inputs.items():
             self._buffers[name].upload(self._cuda, view.nbytes)
+
+    def _execute(self, step: _Step) -> None:
         self._library.messages.clear()
         if not step.context.execute_async_v3(self._cuda.stream):
             raise self._failed("TensorRT failed to run it")
+
+    def _download(self, step: _Step) -> None:
         for name, view in step.outputs.items():
             self._buffers[name].download(self._cuda, view.nbytes)
 
-    def _capture(self, step: _Step) -> None:
-        """Make a CUDA graph of a step that has run once: in the first run TensorRT may still allocate."""
+    def _capture(self, work: Callable[[], None]) -> CudaGraph | None:
+        """Make a CUDA graph of work that was done once: in the first run TensorRT may still allocate."""
         try:
-            step.graph = self._cuda.capture(lambda: self._enqueue(step))
+            return self._cuda.capture(work)
         except BackendError as error:
             self._captures = False
             _log.warning("%s runs without CUDA graphs, which takes longer: %s", self._name, error)
             self._cuda.synchronize()
+            return None
+
+    def _marks(self, stack: contextlib.ExitStack, *, blocking: bool) -> _Marks:
+        """The events of a query, which the stack frees."""
+        marks: list[Event] = []
+        stack.callback(_free, marks)
+        for _ in range(4):
+            marks.append(self._cuda.event(blocking=blocking))
+        return _Marks(*marks)
+
+    def _put_query(self, step: _Step, transfers: bool, marks: _Marks) -> float:
+        """Put a query on the stream; the milliseconds that putting the computation there took the host."""
+        self._demand_open()
+        with self._failures():
+            if transfers:
+                marks.copying_in.record()
+                self._upload(step)
+            marks.computing.record()
+            begin = time.perf_counter()
+            if step.graph is None:
+                self._execute(step)
+            else:
+                step.graph.launch()
+            enqueue = 1e3 * (time.perf_counter() - begin)
+            marks.computed.record()
+            if transfers:
+                self._download(step)
+                marks.copied_out.record()
+        return enqueue
+
+    def _take_query(self, transfers: bool, marks: _Marks, enqueue: float) -> QueryTimes:
+        self._demand_open()
+        with self._failures():
+            (marks.copied_out if transfers else marks.computed).synchronize()
+            return QueryTimes(
+                enqueue=enqueue,
+                h2d=self._cuda.elapsed(marks.copying_in, marks.computing) if transfers else 0.0,
+                compute=self._cuda.elapsed(marks.computing, marks.computed),
+                d2h=self._cuda.elapsed(marks.computed, marks.copied_out) if transfers else 0.0,
+            )
+
+    def _put_launch(self, graph: CudaGraph, marks: _Marks) -> None:
+        self._demand_open()
+        with self._failures():
+            marks.computing.record()
+            graph.launch()
+            marks.computed.record()
+
+    def _take_launch(self, marks: _Marks) -> float:
+        self._demand_open()
+        with self._failures():
+            marks.computed.synchronize()
+            return self._cuda.elapsed(marks.computing, marks.computed)
+
+    def _launches(self, size: int, marks: tuple[_Marks, _Marks]) -> Iterator[float]:
+        self._demand_open()
+        graph = self._steps[size].graph
+        if graph is None:
+            return iter(())
+        return _one_ahead(
+            marks, lambda these: self._put_launch(graph, these), lambda these, _: self._take_launch(these)
+        )
+
+    def _drop(self, step: _Step) -> None:
+        """Free a step of its own; it never raises."""
+        with contextlib.ExitStack() as stack:
+            # A context that was lost or closed cannot be entered; it took along what it held.
+            with contextlib.suppress(BackendError):
+                stack.enter_context(self._cuda.current())
+                self._cuda.synchronize()  # a query may be on its way
+            _free([step.graph])
+            step.context = None
 
     @contextlib.contextmanager
     def _failures(self) -> Iterator[None]:
@@ -264,6 +456,16 @@ class _Step:
 
 
 @dataclass(frozen=True)
+class _Marks:
+    """Events on the stream, in their order."""
+
+    copying_in: Event
+    computing: Event
+    computed: Event
+    copied_out: Event
+
+
+@dataclass(frozen=True)
 class _Buffer:
     """Where one tensor lies: in host memory, and on the device unless the device reads the host's."""
 
@@ -297,6 +499,18 @@ class _Buffer:
             cuda.download(self.pinned, self.device, size)
 
 
+def _one_ahead(
+    marks: tuple[_Marks, _Marks], put: Callable[[_Marks], _Put], take: Callable[[_Marks, _Put], _Taken]
+) -> Iterator[_Taken]:
+    """Take one thing after the other from the stream, each when the next is on it."""
+    now, then = marks
+    given = put(now)
+    while True:
+        following = put(then)
+        yield take(now, given)
+        now, then, given = then, now, following
+
+
 def _symbol(spec: GraphSpec) -> tuple[str, int] | None:
     """Where a run's N is read: an input and an axis of it; None where every size is fixed."""
     places = {
@@ -320,7 +534,7 @@ def _bytes(tensor: TensorSpec, size: int) -> int:
     return int(np.prod(_shape(tensor, size))) * np.dtype(tensor.dtype).itemsize
 
 
-def _free(parts: Iterable[CudaGraph | DeviceBuffer | PinnedBuffer | None]) -> None:
+def _free(parts: Iterable[CudaGraph | DeviceBuffer | Event | PinnedBuffer | None]) -> None:
     for part in parts:
         if part is not None:
             with contextlib.suppress(BackendError):

@@ -362,6 +362,18 @@ def test_the_time_between_two_events(opened: Opened) -> None:
         cuda.elapsed(start, cuda.event())
 
 
+@pytest.mark.parametrize("blocking", [False, True])
+def test_who_waits_for_an_event_sleeps_or_spins(opened: Opened, blocking: bool) -> None:
+    cuda, device = opened
+    event = cuda.event(blocking=blocking)
+    assert device._primary is not None
+    made = [one for one in device._primary.objects.values() if isinstance(one, cuda_double.Event)]
+    assert [one.flags for one in made] == [int(blocking)]  # CU_EVENT_BLOCKING_SYNC
+    event.record()
+    event.synchronize()
+    event.free()
+
+
 # Capture.
 
 

@@ -19,9 +19,9 @@ OLD, NEW = VERSIONS
 Spelling = tuple[ModuleType, str, str, str, tuple[str, ...]]
 SPELLINGS: tuple[Spelling, ...] = (
     # module, function, what it says, what it is to say, versions that lack that
-    (trt, "TrtGraph._enqueue", ".execute_async_v3(", ".execute_async_v4(", VERSIONS),
-    (trt, "TrtGraph._enqueue", ".execute_async_v3(", ".execute_async_v2(", VERSIONS),
-    (trt, "TrtGraph._enqueue", "_v3(self._cuda.stream)", "_v3(stream=self._cuda.stream)", VERSIONS),
+    (trt, "TrtGraph._execute", ".execute_async_v3(", ".execute_async_v4(", VERSIONS),
+    (trt, "TrtGraph._execute", ".execute_async_v3(", ".execute_async_v2(", VERSIONS),
+    (trt, "TrtGraph._execute", "_v3(self._cuda.stream)", "_v3(stream=self._cuda.stream)", VERSIONS),
     (trt, "TrtGraph._set_up", ".set_tensor_address(", ".set_tensor_adress(", VERSIONS),
     (trt, "TrtGraph._set_up", ".set_input_shape(", ".set_binding_shape(", VERSIONS),
     (trt, "TrtGraph._open", ".device_memory_size_v2", ".device_memory_size", (NEW,)),

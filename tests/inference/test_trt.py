@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 import logging
 import sys
 import threading
@@ -7,16 +8,18 @@ import tracemalloc
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 
 from edgeemo.errors import BackendError
+from edgeemo.inference import trt
 from edgeemo.inference.bundle import Bundle
 from edgeemo.inference.ort import OrtGraph
 from edgeemo.inference.spec import GraphSpec, TensorSpec
-from edgeemo.inference.trt import TensorRt, TrtGraph
+from edgeemo.inference.trt import TensorRt, Timing, TrtGraph
 from edgeemo.inference.trt_library import PlanRefused
 from tests.support import cuda_double, tensorrt_double
 from tests.support.tensorrt_opened import BINDINGS, VERSIONS, Opened, opened
@@ -568,4 +571,253 @@ def test_an_error_that_passes(rig: Opened, bundle: Bundle) -> None:
         graph.run(feeds_of(spec, 1)),
         OrtGraph(bundle.read_file("face.fp32.onnx"), spec).run(feeds_of(spec, 1)),
     )
+    graph.close()
+
+
+# Timing.
+
+UP, COMPUTE, DOWN, MARK = "cuMemcpyHtoDAsync", "enqueue", "cuMemcpyDtoHAsync", "cuEventRecord"
+COSTS = {UP: 0.002, COMPUTE: 0.005, DOWN: 0.001}  # seconds
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+@pytest.mark.parametrize("binding", BINDINGS)
+def test_the_parts_of_a_query(bundle: Bundle, version: str, binding: str) -> None:
+    with opened(version, binding) as rig:
+        graph = rig.open(bundle, "fusion")
+        rig.device.asynchronous = True
+        rig.device.costs = COSTS
+        for transfers, captured in itertools.product([False, True], repeat=2):
+            with graph.timed(feeds_of(graph.spec, 2), transfers=transfers, captured=captured) as timing:
+                assert (timing.transfers, timing.in_place, timing.spin_wait) == (transfers, False, False)
+                assert timing.captured == (captured and rig.library.cuda.captures)
+                hold_to_its_parts(rig, graph.spec, timing)
+        graph.close()
+
+
+def hold_to_its_parts(rig: Opened, spec: GraphSpec, timing: Timing) -> None:
+    """What one query does, in which order, and what that takes."""
+    inputs, outputs = len(spec.inputs), len(spec.outputs)
+    launches = rig.device.calls["cuGraphLaunch"]
+    rig.device.done = []
+    taken = next(timing.queries())
+    done, rig.device.done = rig.device.done, None
+    assert rig.device.calls["cuGraphLaunch"] == launches + 2 * timing.captured
+    middle = [MARK, COMPUTE, MARK]
+    if timing.transfers:
+        assert done == 2 * [MARK, *[UP] * inputs, *middle, *[DOWN] * outputs, MARK]  # one is ahead
+    else:
+        assert done == 2 * middle
+    right = (2.0 * inputs, 5.0, 1.0 * outputs) if timing.transfers else (0.0, 5.0, 0.0)
+    assert (taken.h2d, taken.compute, taken.d2h) == pytest.approx(right)
+    assert taken.latency == pytest.approx(sum(right))
+    assert taken.enqueue > 0
+
+
+def test_times_are_those_of_their_queries_and_one_is_ahead(
+    rig: Opened, bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The n-th query takes n ms to enqueue.
+    clock = (moment for number in itertools.count(1) for moment in (0.0, 1e-3 * number))
+    rig.device.costs = dict(COSTS)
+    graph = rig.open(bundle, "face")
+    monkeypatch.setattr(trt, "time", SimpleNamespace(perf_counter=lambda: next(clock)))
+    with graph.timed(feeds_of(graph.spec, 1), captured=False) as timing:
+        queries, given = timing.queries(), []
+        for milliseconds in (1, 2, 3, 4):
+            rig.device.costs[COMPUTE] = 1e-3 * milliseconds
+            given.append(next(queries))
+    assert [one.compute for one in given] == pytest.approx([1, 1, 2, 3])
+    assert [one.enqueue for one in given] == pytest.approx([1, 2, 3, 4])
+    graph.close()
+
+
+def test_a_query_that_is_on_its_way_is_waited_for(rig: Opened, bundle: Bundle) -> None:
+    graph = rig.open(bundle, "face")
+    rig.device.asynchronous = True
+    stream = rig.device._stream("a test", rig.library.cuda.stream)
+    with graph.timed(feeds_of(graph.spec, 1)) as timing:
+        queries = timing.queries()
+        for _ in range(2):
+            next(queries)
+        assert stream.queue
+    assert not stream.queue
+    graph.close()
+
+
+@pytest.mark.parametrize("captured", [False, True])
+def test_queries_compute_the_feeds(rig: Opened, bundle: Bundle, captured: bool) -> None:
+    spec = bundle.graphs["face"]
+    feeds = feeds_of(spec, 3)
+    right = OrtGraph(bundle.read_file("face.fp32.onnx"), spec).run(feeds)
+    graph = rig.open(bundle, "face")
+    outputs = graph.run(feeds)
+    with graph.timed(feeds, captured=captured) as timing:
+        for times in (timing.queries(), timing.launches()):
+            outputs["tokens"].fill(0)
+            next(times)  # type: ignore[call-overload]
+            same(outputs, right)
+    graph.close()
+
+
+def test_the_time_of_a_run_s_one_launch(rig: Opened, bundle: Bundle) -> None:
+    rig.device.costs = COSTS
+    graph = rig.open(bundle, "face")
+    with graph.timed(feeds_of(graph.spec, 1), transfers=False, captured=False) as timing:
+        assert next(timing.launches()) == pytest.approx(
+            8.0
+        )  # both copies and the computation, whatever is split
+    graph.close()
+
+
+@pytest.mark.parametrize("spin_wait", [False, True])
+def test_the_host_waits_as_it_was_told(
+    rig: Opened, bundle: Bundle, spin_wait: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waited: list[int] = []
+    real = rig.device.cuEventSynchronize
+
+    def wait(event: int) -> None:
+        waited.append(rig.device._primary.objects[event].flags)  # type: ignore[union-attr]
+        real(event)
+
+    monkeypatch.setattr(rig.device, "cuEventSynchronize", wait)
+    graph = rig.open(bundle, "face")
+    with graph.timed(feeds_of(graph.spec, 1), spin_wait=spin_wait) as timing:
+        assert timing.spin_wait == spin_wait
+        next(timing.queries())
+    assert waited == [0 if spin_wait else 1]  # CU_EVENT_BLOCKING_SYNC
+    graph.close()
+
+
+def test_on_an_integrated_device_there_is_nothing_to_copy(bundle: Bundle) -> None:
+    with opened(integrated=True) as rig:
+        rig.device.costs = COSTS
+        graph = rig.open(bundle, "face")
+        with graph.timed(feeds_of(graph.spec, 1)) as timing:
+            assert (timing.transfers, timing.in_place, timing.captured) == (False, True, True)
+            taken = next(timing.queries())
+            assert next(timing.launches()) == pytest.approx(5.0)
+        assert (taken.h2d, taken.compute, taken.d2h) == pytest.approx((0.0, 5.0, 0.0))
+        assert rig.device.calls[UP] == 0
+        graph.close()
+
+
+def test_a_dla_s_engine_is_timed_without_a_cuda_graph(rig: Opened, bundle: Bundle) -> None:
+    plan = rig.build(bundle, "face", most=1).plan
+    graph = TrtGraph(plan, bundle.graphs["face"], rig.library, encoding="fp32", most=1, dla_core=1)
+    with graph.timed(feeds_of(graph.spec, 1)) as timing:
+        assert not timing.captured and not list(timing.launches())
+        next(timing.queries())
+    graph.close()
+
+
+def test_timing_leaves_nothing_and_runs_go_on(rig: Opened, bundle: Bundle) -> None:
+    spec = bundle.graphs["face"]
+    graph = rig.open(bundle, "face")
+    feeds = feeds_of(spec, 2)
+    for _ in range(2):
+        graph.run(feeds)
+    before, calls = held(rig), rig.device.calls.copy()
+    with graph.timed(feeds) as timing:
+        next(timing.queries())
+        graph.run(feeds)
+    assert held(rig) == before
+    rig.device.calls.clear()
+    same(graph.run(feeds), OrtGraph(bundle.read_file("face.fp32.onnx"), spec).run(feeds))
+    assert rig.device.calls["cuGraphLaunch"] == 1 and calls["cuEventCreate"] == 0
+    assert not [call for call in rig.device.calls if "Event" in call]  # a run has none
+    graph.close()
+
+
+@pytest.mark.parametrize("after", [0, 1, 3])
+def test_an_event_that_cannot_be_made(rig: Opened, bundle: Bundle, after: int) -> None:
+    graph = rig.open(bundle, "face")
+    before = held(rig)
+    rig.device.fail("cuEventCreate", "CUDA_ERROR_OUT_OF_MEMORY", after=after)
+    with (
+        pytest.raises(BackendError, match="graph 'face' is out of memory on the device: cuEventCreate"),
+        graph.timed(feeds_of(graph.spec, 1)),
+    ):
+        raise AssertionError("it began")
+    assert held(rig) == before
+    graph.close()
+
+
+@pytest.mark.parametrize("binding", BINDINGS)
+def test_a_failure_while_timing_frees_what_was_made(bundle: Bundle, binding: str) -> None:
+    with opened(binding=binding) as rig:
+        graph = rig.open(bundle, "face")
+        feeds = feeds_of(graph.spec, 1)
+        before = held(rig)
+        for call in (MARK, UP, DOWN, "cuEventSynchronize", "cuEventElapsedTime"):
+            with (
+                pytest.raises(BackendError, match=f"graph 'face' is out of memory on the device: {call}"),
+                graph.timed(feeds) as timing,
+            ):
+                rig.device.fail(call, "CUDA_ERROR_OUT_OF_MEMORY")
+                next(timing.queries())
+            assert held(rig) == before
+        graph.run(feeds)
+        graph.close()
+
+
+def test_an_execution_that_is_refused_while_timing(rig: Opened, bundle: Bundle) -> None:
+    graph = rig.open(bundle, "face")
+    feeds = feeds_of(graph.spec, 1)
+    before = held(rig)
+    rig.knobs.refuse_execute = 1  # the run is a CUDA graph, which no longer asks
+    with (
+        pytest.raises(BackendError, match="graph 'face': TensorRT failed to run it"),
+        graph.timed(feeds),
+    ):
+        raise AssertionError("it began")
+    assert held(rig) == before
+    graph.close()
+
+
+@pytest.mark.parametrize(
+    "call", ["cuEventRecord", "cuGraphLaunch", "cuEventSynchronize", "cuEventElapsedTime"]
+)
+def test_a_context_that_is_lost_while_timing(lossy: Opened, bundle: Bundle, call: str) -> None:
+    graph = lossy.open(bundle, "face")
+    feeds = feeds_of(graph.spec, 1)
+    with graph.timed(feeds) as timing:
+        times = timing.queries()
+        next(times)
+        lossy.device.fail(call, ILLEGAL)
+        with pytest.raises(BackendError, match=f"graph 'face' failed in CUDA: {call} failed: {ILLEGAL}"):
+            next(times)
+        for again in (
+            lambda: next(timing.queries()),
+            lambda: next(timing.launches()),
+            lambda: graph.run(feeds),
+        ):
+            with pytest.raises(
+                BackendError,
+                match=rf"graph 'face': the CUDA context was lost \(.*{ILLEGAL}.*\); open the model",
+            ):
+                again()
+    graph.close()
+    lossy.library.close()
+    assert not lossy.device.warnings
+
+
+def test_a_graph_that_is_closed_while_it_is_timed(rig: Opened, bundle: Bundle) -> None:
+    graph = rig.open(bundle, "face")
+    with graph.timed(feeds_of(graph.spec, 1)) as timing:
+        graph.close()
+        for make in (lambda: next(timing.queries()), timing.launches):
+            with pytest.raises(BackendError, match="graph 'face' was closed; open it again"):
+                make()
+    assert held(rig) == ["stream"]
+
+
+def test_wrong_feeds_are_not_timed(rig: Opened, bundle: Bundle) -> None:
+    graph = rig.open(bundle, "face")
+    with (
+        pytest.raises(BackendError, match="graph 'face': input 'face' is uint8"),
+        graph.timed({"face": np.zeros((1, 48, 47, 1), np.uint8)}),
+    ):
+        raise AssertionError("it began")
     graph.close()

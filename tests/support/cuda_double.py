@@ -53,6 +53,7 @@ ALIGNMENT = 256
 FRESH, FREED = 0xA5, 0xDD  # what memory holds that nobody wrote, and that was freed
 
 CU_STREAM_NON_BLOCKING = 1
+CU_EVENT_FLAGS = 7  # blocking, without time, for another process
 CU_MEMHOSTALLOC_DEVICEMAP = 2
 CAPTURE_RELAXED = 2
 
@@ -90,6 +91,7 @@ class Stream:
 
 @dataclass(eq=False)
 class Event:
+    flags: int
     at: float | None = None
     recorded: bool = False
     captured: bool = False
@@ -156,6 +158,9 @@ class Device:
         asynchronous: operations wait on their stream until it is synchronised, as on a device; otherwise they
             are done when their call returns.
         calls: how often each call of the driver was made.
+        costs: seconds that the operations of a call take ('enqueue' for a computation); with any, events take
+            the time of a clock that nothing else moves.
+        done: a list that a test may put here: the call of each operation, when its stream does it.
         leaks: what was still there when a healthy context was destroyed.
         warnings: what pycuda would have printed about a clean-up that failed.
     """
@@ -171,6 +176,9 @@ class Device:
         self.asynchronous = False
         self.initialised = False
         self.calls: Counter[str] = Counter()
+        self.costs: dict[str, float] = {}
+        self.done: list[str] | None = None
+        self.time = 0.0
         self.leaks: list[str] = []
         self.warnings: list[str] = []
         self.lock = threading.RLock()
@@ -404,7 +412,7 @@ class Device:
     @driver_call()
     def cuGraphLaunch(self, graph: int, stream: int) -> None:
         for operation in self._object("cuGraphLaunch", graph, Exec).operations:
-            self._submit("cuGraphLaunch", stream, operation)
+            self._put("cuGraphLaunch", stream, operation)
 
     @driver_call()
     def cuGraphDestroy(self, graph: int) -> None:
@@ -418,7 +426,9 @@ class Device:
 
     @driver_call()
     def cuEventCreate(self, flags: int) -> int:
-        return self._add(Event())
+        if flags & ~CU_EVENT_FLAGS:
+            raise CudaFailure("cuEventCreate", "CUDA_ERROR_INVALID_VALUE")
+        return self._add(Event(flags))
 
     @driver_call()
     def cuEventRecord(self, event: int, stream: int) -> None:
@@ -427,7 +437,7 @@ class Device:
         found.captured = self._stream("cuEventRecord", stream).captured is not None
 
         def record() -> None:
-            found.at = time.perf_counter()
+            found.at = self.time if self.costs else time.perf_counter()
 
         self._submit("cuEventRecord", stream, record)
 
@@ -551,6 +561,15 @@ class Device:
         return cast(Stream, self._object(call, handle, Stream))
 
     def _submit(self, call: str, handle: int, operation: Callable[[], None]) -> None:
+        def observed() -> None:
+            self.time += self.costs.get(call, 0.0)
+            if self.done is not None:
+                self.done.append(call)
+            operation()
+
+        self._put(call, handle, operation if self.done is None and not self.costs else observed)
+
+    def _put(self, call: str, handle: int, operation: Callable[[], None]) -> None:
         stream = self._stream(call, handle)
         if stream.captured is not None:
             if stream.invalid:

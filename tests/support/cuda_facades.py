@@ -86,6 +86,7 @@ class CUstream_flags(IntEnum):
 
 class CUevent_flags(IntEnum):
     CU_EVENT_DEFAULT = 0
+    CU_EVENT_BLOCKING_SYNC = 1
 
 
 class CUstreamCaptureMode(IntEnum):
@@ -473,6 +474,9 @@ def _pycuda_names(device: Device, captures: bool) -> dict[str, Any]:
         INTEGRATED = 18
         CAN_MAP_HOST_MEMORY = 19
 
+    class event_flags(IntEnum):
+        DEFAULT, BLOCKING_SYNC = 0, 1
+
     class host_alloc_flags:
         PORTABLE, DEVICEMAP, WRITECOMBINED = 1, 2, 4
 
@@ -678,7 +682,7 @@ def _pycuda_names(device: Device, captures: bool) -> dict[str, Any]:
         for one in (
             *(Error, MemoryError, LogicError, LaunchError, RuntimeError),
             *(Context, Device, DeviceAllocation, PagelockedHostAllocation, Stream, Event),
-            *(device_attribute, host_alloc_flags),
+            *(device_attribute, event_flags, host_alloc_flags),
         )
     }
     if captures:

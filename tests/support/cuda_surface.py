@@ -50,7 +50,7 @@ CUDA_PYTHON_ENUMS = {
         "CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR": 75,
         "CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR": 76,
     },
-    "CUevent_flags": {"CU_EVENT_DEFAULT": 0},
+    "CUevent_flags": {"CU_EVENT_DEFAULT": 0, "CU_EVENT_BLOCKING_SYNC": 1},
     "CUstream_flags": {"CU_STREAM_DEFAULT": 0, "CU_STREAM_NON_BLOCKING": 1},
     "CUstreamCaptureMode": {
         "CU_STREAM_CAPTURE_MODE_GLOBAL": 0,
@@ -108,6 +108,8 @@ PYCUDA_CAPTURE = {
 PYCUDA_NAMES = {
     "device_attribute.CAN_MAP_HOST_MEMORY": 19,
     "device_attribute.INTEGRATED": 18,
+    "event_flags.BLOCKING_SYNC": 1,
+    "event_flags.DEFAULT": 0,
     "host_alloc_flags.DEVICEMAP": 2,
 }
 PYCUDA_ERRORS = ("Error", "LaunchError", "LogicError", "MemoryError", "RuntimeError")

@@ -269,7 +269,7 @@ int cuGraphExecDestroy(void *graph) { return destroy("cuGraphExecDestroy", graph
 
 int cuEventCreate(void **event, unsigned flags) {
     ENTER("cuEventCreate", 1);
-    if (flags) return leave(INVALID_VALUE);
+    if (flags > 7) return leave(INVALID_VALUE);  // blocking, without time, for another process
     *event = add(EVENT);
     return leave(SUCCESS);
 }

@@ -49,7 +49,7 @@ def copies(cuda: Cuda) -> None:
 
 
 def events(cuda: Cuda) -> None:
-    start, end = cuda.event(), cuda.event()
+    start, end = cuda.event(), cuda.event(blocking=True)
     start.record()
     end.record()
     assert code(lambda: cuda.elapsed(start, end)) == "CUDA_ERROR_NOT_READY"
