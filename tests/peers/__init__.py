@@ -1,0 +1,1 @@
+"""What an update of edgeemo costs beside what an update of others costs, in one run on the same clip."""
