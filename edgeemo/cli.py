@@ -410,7 +410,7 @@ def _parser() -> argparse.ArgumentParser:
         "--seconds", type=_seconds, metavar="S", default=10.0, help="how long to measure (default: 10)"
     )
     _model_options(bench)
-    _add_bench_options(bench, _whole("the number of threads", 1))
+    _add_bench_options(bench, _whole("the number of threads", 1), _seconds)
 
     _build_options(_verb(verbs, "build", _build, "build the TensorRT engines of a bundle ahead"))
     info = _verb(verbs, "info", _info, "say what a bundle takes, answers and may be used for")

@@ -13,12 +13,15 @@ if TYPE_CHECKING:
     from edgeemo.console import Console
 
 
-def add_options(parser: argparse.ArgumentParser, threads: Callable[[str], int]) -> None:
+def add_options(
+    parser: argparse.ArgumentParser, threads: Callable[[str], int], seconds: Callable[[str], float]
+) -> None:
     """Add what `bench` takes beside a model and a source.
 
     Args:
         parser: of the verb.
         threads: reads a number of threads.
+        seconds: reads a number of seconds.
     """
     parser.add_argument(
         "--threads", type=threads, metavar="N", default=1, help="of one graph call (default: 1)"
@@ -53,6 +56,13 @@ def add_options(parser: argparse.ArgumentParser, threads: Callable[[str], int]) 
         help="compare with an older report (of --json); status 1 when something became worse",
     )
     parser.add_argument(
+        "--age",
+        type=seconds,
+        metavar="S",
+        help="measure instead whether a step costs the same when a stream is so old, such as 36000; status 1 "
+        "when it costs more",
+    )
+    parser.add_argument(
         "--device",
         metavar="NAME",
         help="measure nothing: the roofline of the graphs on a device, such as orin-nano-8gb",
@@ -80,6 +90,8 @@ def run(arguments: argparse.Namespace, console: Console, command: str) -> int:
         _write(rows, {"table": rows}, arguments, console)
     elif arguments.device is not None:
         _roofline(arguments, console)
+    elif arguments.age is not None:
+        _endure(arguments, console)
     else:
         _measure(arguments, console, command)
     return 0
@@ -125,6 +137,27 @@ def _compared(older: dict[str, Any], report: Report) -> Comparison:
     from edgeemo.bench.against import against
 
     return against(older, report.to_dict())
+
+
+def _endure(arguments: argparse.Namespace, console: Console) -> None:
+    from edgeemo.bench.endurance import endure
+    from edgeemo.recognition.recognizer import load
+
+    with load(
+        arguments.bundle,
+        backend=arguments.backend,
+        precision=arguments.precision,
+        threads=arguments.threads,
+        detector=arguments.detector,
+    ) as model:
+        found = endure(
+            model,
+            arguments.source,
+            arguments.age,
+            progress=lambda age: console.status(f"{age:.0f} of {arguments.age:.0f} s of the stream"),
+        )
+    _write(str(found), found.to_dict(), arguments, console)
+    found.check()
 
 
 def _roofline(arguments: argparse.Namespace, console: Console) -> None:

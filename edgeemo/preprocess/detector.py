@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-import http.client
 import logging
 import math
 import os
-import tempfile
-import urllib.request
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -269,6 +266,10 @@ def fetch_detector(url: str = DETECTOR_URL, sha256: str = DETECTOR_SHA256) -> Pa
     Raises:
         SourceError: it cannot be read or written, or it is another file; nothing is kept then.
     """
+    # Only a download needs these, and they are a tenth of all that an answer imports.
+    import http.client
+    import urllib.request
+
     other = f"with the file at hand, name it with --detector or {DETECTOR_VARIABLE}"
     try:
         target = detector_path()
@@ -292,6 +293,8 @@ def fetch_detector(url: str = DETECTOR_URL, sha256: str = DETECTOR_SHA256) -> Pa
 
 def _write(target: Path, content: bytes) -> None:
     """Write a file so that another process sees all of it or nothing."""
+    import tempfile
+
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.NamedTemporaryFile(dir=target.parent, delete=False) as temporary:
         try:

@@ -186,9 +186,13 @@ class Resampler:
     def _kernel(self, ages: NDArray[np.float64]) -> NDArray[np.float64]:
         """The impulse response at ages in input samples, zero outside of its support."""
         offset = ages / self._source - self.delay
-        inside = np.clip(1.0 - (offset / self.delay) ** 2, 0.0, None)
-        window = np.i0(_beta() * np.sqrt(inside)) * (np.abs(offset) <= self.delay)
-        return np.asarray(np.sinc(2.0 * self._cutoff * offset) * window, np.float64)
+        within = np.abs(offset) <= self.delay
+        # The Bessel function is dear, and most of a block lies outside.
+        inner = offset[within]
+        window = np.i0(_beta() * np.sqrt(np.clip(1.0 - (inner / self.delay) ** 2, 0.0, None)))
+        response = np.zeros(ages.shape)
+        response[within] = np.sinc(2.0 * self._cutoff * inner) * window
+        return response
 
 
 def _checked_rate(rate: int) -> int:

@@ -160,17 +160,34 @@ def write_graphs(
         outputs: the names of what it answers.
         width: of a token, or that of each modality.
     """
-    widths = _widths(encoders, width)
     for name, encoder in encoders.items():
         write_encoder(folder, name, encoder)
+    widths = _widths(encoders, width)
+    write_fusion(folder, fusion, {name: widths[name] for name in encoders}, outputs)
+
+
+def write_fusion(
+    folder: Path, fusion: nn.Module, widths: Mapping[str, int], outputs: list[str], slots: int = SLOTS
+) -> Path:
+    """Write ``fusion.fp32.onnx``.
+
+    Args:
+        folder: where to.
+        fusion: reads tokens and mask of each of these modalities, in their order.
+        widths: of a token, by modality.
+        outputs: the names of what it answers.
+        slots: tokens in the window of a modality.
+    """
     inputs: dict[str, torch.Tensor] = {}
-    for place, name in enumerate(encoders):
-        mask = torch.rand(3, SLOTS).round()
+    for place, (name, width) in enumerate(widths.items()):
+        mask = torch.rand(3, slots).round()
         mask[2 - place] = 0.0  # one row lacks the first modality, another one the second
-        inputs[f"{name}_tokens"] = torch.rand(3 if name == "face" else 1, SLOTS, widths[name])
+        inputs[f"{name}_tokens"] = torch.rand(3 if name == "face" else 1, slots, width)
         inputs[f"{name}_mask"] = mask
     batched = tuple(name for name in inputs if name not in ("voice_tokens", "text_tokens"))
-    to_onnx.write(fusion, inputs, outputs, folder / "fusion.fp32.onnx", batched=batched)
+    path = folder / "fusion.fp32.onnx"
+    to_onnx.write(fusion, inputs, outputs, path, batched=batched)
+    return path
 
 
 def write_encoder(folder: Path, name: str, encoder: nn.Module) -> Path:

@@ -310,6 +310,7 @@ def _add_studies(verbs: _Verbs) -> None:
     transfer.add_argument("--threads", type=_count, default=os.cpu_count() or 1)
     _add_quantisation(verbs)
     _add_presence(verbs)
+    _add_window(verbs)
 
 
 def _add_quantisation(verbs: _Verbs) -> None:
@@ -354,6 +355,19 @@ def _add_presence(verbs: _Verbs) -> None:
     presence.add_argument("--threads", type=_count, default=os.cpu_count() or 1)
 
 
+def _add_window(verbs: _Verbs) -> None:
+    window = verbs.add_parser(
+        "window", help="measure what fusions of shorter and longer windows cost, and write the page"
+    )
+    window.add_argument("--bundle", type=Path, help="the one in the package by default")
+    window.add_argument("--source", type=Path, required=True, help="clip with a face and a voice")
+    window.add_argument("--page", type=Path, required=True, help="page to write")
+    window.add_argument(
+        "--slots", type=_counts, default=(10, 40, 160), help="tokens in a window, such as 10,40,160"
+    )
+    window.add_argument("--rounds", type=_count, default=50, help="how often the clip is played")
+
+
 def _settable(parser: argparse.ArgumentParser, what: str) -> None:
     parser.add_argument(
         "--set", action="append", default=[], metavar="NAME=VALUE", dest="settings", help=what
@@ -381,6 +395,11 @@ def _run(chosen: argparse.Namespace) -> None:
         from . import spread
 
         spread.write(chosen.runs, chosen.data, chosen.page)
+        return
+    if chosen.verb == "window":
+        from . import window_page
+
+        window_page.write(chosen.bundle, chosen.source, chosen.page, chosen.slots, chosen.rounds)
         return
     import torch
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -128,6 +129,22 @@ def test_a_step_that_keeps_an_array_is_found_and_named() -> None:
     assert 8000 <= found.kept < 9000
     assert 1 <= found.blocks < 4
     assert found.places[0].startswith(__file__)
+
+
+@pytest.fixture
+def _no_collection() -> Iterator[None]:
+    gc.disable()
+    yield
+    gc.enable()
+
+
+@pytest.mark.usefixtures("_no_collection")
+def test_what_refers_to_itself_is_not_kept() -> None:
+    def step() -> None:
+        held: list[object] = [np.zeros(1000)]
+        held.append(held)
+
+    assert allocations(step, steps=50).kept < 20
 
 
 def test_what_replaces_what_was_there_before_is_not_kept() -> None:

@@ -9,14 +9,21 @@ from typing import Any
 import pytest
 
 from edgeemo import cli
+from edgeemo.bench import measure
 from edgeemo.bench import report as reporting
 from edgeemo.bench.report import STAGES, bench
-from edgeemo.bench.statistics import PERCENTILES
+from edgeemo.bench.statistics import PERCENTILES, WarmUp
 from tests.capture.media import write_clip
 from tests.support.json_schema import problems
 from tests.support.tiny import Tiny, write_bundle
 
 SCHEMA = json.loads(Path(reporting.__file__).with_name("report.schema.json").read_text())
+
+
+@pytest.fixture(autouse=True)
+def _soon_warm(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a busy machine a warm-up lasts until it gives up."""
+    monkeypatch.setattr(measure, "WarmUp", lambda: WarmUp(least=0.0, steps=6, most=0.0))
 
 
 @pytest.fixture
@@ -154,6 +161,14 @@ def test_a_roofline_and_a_table_measure_nothing(
     assert capsys.readouterr().out == "No device has been measured yet.\n"
     assert cli.main(["bench", "--device", "toaster"]) == 2
     assert "orin-nano-8gb" in capsys.readouterr().err
+
+
+def test_the_life_of_a_stream(heard: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    status = cli.main([*heard[:5], "--age", "60", "--json"])
+    found = json.loads(capsys.readouterr().out)
+    assert status == (found["verdict"] == "grows") and found["hops"] > 600
+    assert cli.main([*heard[:5], "--age", "10"]) == 2
+    assert "age: 10 s; it must be at least 60 s" in capsys.readouterr().err
 
 
 def test_samples_are_kept_beside_the_figures(heard: list[str]) -> None:

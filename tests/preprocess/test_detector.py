@@ -4,6 +4,7 @@ import hashlib
 import http.client
 import math
 import os
+import urllib.request
 from pathlib import Path
 from typing import Any
 
@@ -223,7 +224,7 @@ def test_without_a_network_the_message_says_what_to_do(
     def unreachable(url: str, timeout: float) -> None:
         raise error
 
-    monkeypatch.setattr(detector.urllib.request, "urlopen", unreachable)
+    monkeypatch.setattr(urllib.request, "urlopen", unreachable)
     with pytest.raises(
         SourceError, match=r"https://media\.githubusercontent\.com.*no route.*--detector or EDGEEMO_FACE"
     ):
