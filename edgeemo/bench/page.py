@@ -108,9 +108,8 @@ def _warnings(report: Figures) -> Iterator[str]:
         found.append(
             "Steps had not become stable when the warm-up ended: measure longer, on a quiet machine."
         )
-    few = [name for name, enough in (report.get("enough") or {}).items() if enough is False]
-    if few:
-        found.append(f"Too few steps for {', '.join(few)}: measure longer.")
+    if report.get("advice"):
+        found.append(f"Not well known of update: {report['advice']}.")
     if found:
         items = "".join(f"<li>{escape(one)}</li>" for one in found)
         yield f'<section class="warnings"><h2>Read this first</h2><ul>{items}</ul></section>'

@@ -139,7 +139,8 @@ class Report:
         """Everything but the samples as JSON holds it, times of stages in milliseconds."""
         told = {one.name: getattr(self, one.name) for one in fields(self) if one.name != "samples"}
         stages = {name: found.to_dict(1e3) for name, found in self.stages.items()}
-        return {"schema": SCHEMA, **told, "stages": stages, "enough": self.update.enough}
+        advice = self.update.advice(self.seconds) or None
+        return {"schema": SCHEMA, **told, "stages": stages, "enough": self.update.enough, "advice": advice}
 
     @property
     def update(self) -> Distribution:
