@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeemo.errors import BackendError, BundleError, InputError, shown
-from edgeemo.inference.graph import check_feeds, mismatch
+from edgeemo.inference.graph import FeedCheck, mismatch
 from edgeemo.inference.spec import GraphSpec, TensorSpec
 
 if TYPE_CHECKING:
@@ -46,6 +46,7 @@ class OrtGraph:
         )
         self.engine = f"onnxruntime {_version()} {PROVIDER}"
         self._outputs = list(spec.outputs)
+        self._check = FeedCheck(spec)
         self._hold_to_spec()
 
     def run(self, feeds: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
@@ -57,7 +58,7 @@ class OrtGraph:
         Raises:
             BackendError: `feeds` do not fit the spec, ONNX Runtime failed, or the graph was closed.
         """
-        check_feeds(self.spec, feeds)
+        self._check(feeds)
         if self._session is None:
             raise BackendError(f"graph {self.spec.name!r} was closed; open it again to run it")
         try:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from edgeemo.errors import BackendError
 from edgeemo.inference.cuda import Cuda, CudaError, CudaGraph, DeviceBuffer, Event, PinnedBuffer
-from edgeemo.inference.graph import check_feeds
+from edgeemo.inference.graph import FeedCheck
 from edgeemo.inference.spec import GraphSpec, TensorSpec
 from edgeemo.inference.trt_library import PlanRefused, TensorRt
 
@@ -112,6 +112,7 @@ class TrtGraph:
         self._cuda = library.cuda
         self._most = most
         self._name = f"graph {spec.name!r}"
+        self._check = FeedCheck(spec)
         self._symbol = _symbol(spec)
         # A CUDA graph cannot hold what a DLA computes.
         self._captures = library.cuda.captures and dla_core is None
@@ -135,7 +136,7 @@ class TrtGraph:
             BackendError: `feeds` do not fit the spec, N is larger than the engine was built for,
                 TensorRT or CUDA failed, or the graph was closed.
         """
-        check_feeds(self.spec, feeds)
+        self._check(feeds)
         self._demand_open()
         size = self._size(feeds)
         if size > self._most:

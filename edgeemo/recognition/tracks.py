@@ -236,7 +236,7 @@ def _follow(target: _Target, grey: Picture, scale: float) -> None:
     was = target.square
     target.move(*target.speed)
     # A face that was lost is found again by a detector alone.
-    if target.lost or target.template.std() < 1.0:
+    if target.lost or cv2.meanStdDev(target.template)[1].item() < 1.0:
         target.lost += 1
         return
     around = _patch(grey, target.square, scale, 2 * _PATCH)

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from edgeemo.errors import BackendError
-from edgeemo.inference.graph import check_feeds
+from edgeemo.inference import graph
+from edgeemo.inference.graph import FeedCheck, check_feeds
 from edgeemo.inference.spec import GraphSpec, TensorSpec
 
 SPEC = GraphSpec(
@@ -55,3 +56,22 @@ def test_wrong_feeds(given: dict[str, Any], wrong: str) -> None:
         check_feeds(SPEC, given)
     assert str(caught.value).startswith("graph 'fusion': input ")
     assert wrong in str(caught.value)
+
+
+def test_feeds_that_were_right_are_looked_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    looked = []
+
+    def look(spec: GraphSpec, given: Any) -> None:
+        looked.append(given)
+        check_feeds(spec, given)
+
+    monkeypatch.setattr(graph, "check_feeds", look)
+    check = FeedCheck(SPEC)
+    for count in (1, 2, 1, 2, 1):
+        check({"tokens": np.zeros((count, 5, 4), np.float32), "mask": np.zeros((count, 5), np.float32)})
+    assert len(looked) == 2
+    for _ in range(2):  # what was wrong stays wrong
+        with pytest.raises(BackendError, match=r"'mask' is float32 \[3, 5\]"):
+            check(feeds(mask=np.zeros((3, 5), np.float32)))
+    with pytest.raises(BackendError, match="'mask' is list"):
+        check(feeds(mask=[[1.0] * 5] * 2))
