@@ -23,7 +23,7 @@ from edgeemo.bench.power import Meter, energy_meter
 from edgeemo.bench.rate import matrix_rate
 from edgeemo.bench.scan import Point, Setting, scan
 from edgeemo.bench.startup import StartUp, start_up
-from edgeemo.bench.statistics import PERCENTILES, Distribution, summarise
+from edgeemo.bench.statistics import PERCENTILES, Distribution, early_stopping, summarise
 from edgeemo.bench.work import works_of_files
 from edgeemo.recognition.recognizer import load
 
@@ -139,8 +139,19 @@ class Report:
         """Everything but the samples as JSON holds it, times of stages in milliseconds."""
         told = {one.name: getattr(self, one.name) for one in fields(self) if one.name != "samples"}
         stages = {name: found.to_dict(1e3) for name, found in self.stages.items()}
-        advice = self.update.advice(self.seconds) or None
-        return {"schema": SCHEMA, **told, "stages": stages, "enough": self.update.enough, "advice": advice}
+        return {
+            "schema": SCHEMA,
+            **told,
+            "stages": stages,
+            "enough": self.update.enough,
+            "advice": self.update.advice(self.seconds) or None,
+            "early_stopping": {name: self._stopped(name) for name in ("update", "latency")},
+        }
+
+    def _stopped(self, stage: str) -> dict[str, float | None]:
+        """Milliseconds that a percentile of a stage does not exceed, as MLPerf's early stopping has it."""
+        found = {f"p{part}": early_stopping(self.samples[stage], part) for part in (90, 99)}
+        return {name: None if one is None else float(f"{1e3 * one:.5g}") for name, one in found.items()}
 
     @property
     def update(self) -> Distribution:
@@ -368,6 +379,9 @@ def _lines(report: Report) -> Iterator[str]:
         if share is not None:
             yield f"{name:<17} {share:.1%}"
     yield f"{'throughput':<17} {report.throughput:g} steps/s"
+    stopped = report.to_dict()["early_stopping"]["latency"]["p90"]
+    if stopped is not None and report.live is None:
+        yield f"{'single stream':<17} {stopped:.3f} ms: p90 of the latency with MLPerf's early stopping"
     yield from _beside(report)
     yield from _scanned(report)
     ran = [f"{name} {graph['encoding']} on {graph['engine']}" for name, graph in report.graphs.items()]

@@ -128,7 +128,7 @@ def test_warnings_stand_before_the_figures() -> None:
 
 OPTIONAL = (
     "when", "scenario", "throughput", "overhead", "overhead_tracked", "live", "warm_up", "enough",
-    "advice", "floor",
+    "advice", "early_stopping", "floor",
     "start_up", "memory", "engine_build", "scan", "conditions", "energy", "gpu", "detector",
 )  # fmt: skip
 

@@ -59,6 +59,7 @@ def test_the_command(heard: list[str], capsys: pytest.CaptureFixture[str]) -> No
     assert found["graphs"]["voice"]["encoding"] == "fp32" and found["detector"] is None
     assert found["scenario"] == "single-stream" and found["live"] is None
     assert found["warm_up"]["steps"] > 0 and set(found["enough"]) == {"p50", "p90", "p95", "p99"}
+    assert found["early_stopping"]["update"]["p99"] is None  # it asks for 662
     assert found["floor"] is None and found["start_up"] is None and found["scan"] is None
     assert {"edgeemo", "python", "numpy", "onnxruntime", "av"} <= set(found["versions"])
 

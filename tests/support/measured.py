@@ -111,6 +111,7 @@ def report(found: dict[str, list[float]], **changed: Any) -> dict[str, Any]:
         },
         "warm_up": {"seconds": 0.8, "steps": 61, "stable": True},
         "enough": {"p50": True, "p99": False},
+        "early_stopping": {"update": {"p90": 0.61, "p99": None}, "latency": {"p90": 4.2, "p99": None}},
         "advice": "p99 from 500 samples: give --seconds 60",
         "floor": {
             "rates": {"int8": 193.0, "fp32": 49.0},
