@@ -166,8 +166,8 @@ def against(
     """Compare two reports of one bundle, on one source and one machine.
 
     Versions, engines and the settings of a processor may differ and are told; what was measured, how and on
-    which machine may not. A percentile counts as worse only where two intervals of 99 % are apart, so that of
-    some fifty figures of an unchanged program none does by chance in ninety-nine comparisons of a hundred.
+    which machine may not. A percentile counts as worse only where two intervals of 99 % are apart; figures
+    without an interval (memory, start-up, energy, throughput, overhead) go by the tolerance alone.
 
     Args:
         old: the report to hold it to, as `read_report` gives it.

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from statistics import median
 from typing import Any
 
+from edgeemo.bench.statistics import PERCENTILES
 from edgeemo.plots import WIDTH, Axis, apart, dots, frame, line, stacks, svg, text
 
 Figures = Mapping[str, Any]
@@ -14,6 +15,9 @@ Samples = Mapping[str, Sequence[float]]
 
 PARTS = ("capture", "detect", "face", "voice", "text", "fusion", "decide", "deliver")
 """What follows one another until a hop is delivered; their names are classes of the page's style."""
+
+STAGES = (*PARTS, "update", "step", "step_tracked", "step_all", "latency")
+"""The stages in the order of a report; one that never ran is not in it."""
 
 CURVES = {"update": "update", "step_tracked": "tracking", "step": "detection", "latency": "latency"}
 """What has a curve or dots of its own: stage, and its name in a picture, which is its class too."""
@@ -101,25 +105,34 @@ def drift(seconds: Sequence[float]) -> float:
     return round(median(seconds[-quarter:]) / median(seconds[:quarter]) - 1.0, 4)
 
 
-def stack(stages: Figures, graphs: Sequence[str], floors: Mapping[str, float]) -> str:
+def stack(samples: Samples, graphs: Sequence[str], floors: Mapping[str, float]) -> str:
     """Medians of the stages one after another, with detection and without, and the floors of the graphs.
 
+    Each row is of the hops of its kind alone. A stage that ran in some hops only, such as a graph that is not
+    called in every hop, has the same median in both rows: that of the hops in which it ran.
+
     Args:
-        stages: figures in milliseconds, as in a report.
+        samples: seconds by stage in the order of time, 'step_all' among them, and 'step' where hops had a
+            detection.
         graphs: the names of the graphs.
         floors: milliseconds by graph; may be empty.
     """
     order = stage_order(graphs)
-    medians = {name: stages[name]["p50"] for name in order if stages.get(name)}
+    detected = list(_detected(samples["step_all"], samples.get("step") or ()))
     rows: list[tuple[str, list[tuple[str, str, float]], float | None]] = []
-    for row, whole in (("detection", "step"), ("tracking", "step_tracked")):
-        if not stages.get(whole):
+    for row, kind in (("detection", True), ("tracking", False)):
+        if kind not in detected:
             continue
-        inside = [name for name in medians if name != "detect" or whole == "step"]
-        ends = sum(medians.get(name, 0.0) for name in ("capture", "deliver"))
-        rows.append(
-            (row, [(kind_of(name), name, medians[name]) for name in inside], ends + stages[whole]["p50"])
-        )
+        inside = {name: _of_kind(samples[name], detected, kind) for name in order if samples.get(name)}
+        if not kind:
+            inside.pop("detect", None)
+        whole = [
+            _of_kind(samples[name], detected, kind)
+            for name in ("capture", "step_all", "deliver")
+            if samples.get(name)
+        ]
+        parts = [(kind_of(name), name, 1e3 * _middle(seconds)) for name, seconds in inside.items()]
+        rows.append((row, parts, 1e3 * _middle([*map(sum, zip(*whole, strict=True))])))
     if floors:
         rows.append(
             ("floor", [(kind_of(name), name, floors[name]) for name in order if name in floors], None)
@@ -204,7 +217,7 @@ def _bounds(figures: Figures, name: str) -> tuple[float, float] | None:
 
 
 def _intervals(x: Axis, y: Axis, figures: Figures, last: float) -> Iterator[str]:
-    for name in ("p50", "p90", "p95", "p99"):
+    for name in (f"p{part}" for part in PERCENTILES):
         bounds, place = _bounds(figures, name), _decades(int(name[1:]) / 100)
         if bounds and place <= last:
             said = f"{name} {figures[name]:.4g} ms, from {bounds[0]:.4g} to {bounds[1]:.4g}"
@@ -236,6 +249,18 @@ def _detected(every: Sequence[float], detected: Sequence[float]) -> Iterator[boo
         if found:
             awaited = next(waiting, None)
         yield found
+
+
+def _of_kind(seconds: Sequence[float], detected: Sequence[bool], kind: bool) -> Sequence[float]:
+    """The samples of the hops of one kind; all, of a stage that did not run in every hop."""
+    if len(seconds) != len(detected):
+        return seconds
+    return [one for one, flag in zip(seconds, detected, strict=True) if flag is kind]
+
+
+def _middle(seconds: Sequence[float]) -> float:
+    """The median as a report has it, one of the samples."""
+    return _quantile(sorted(seconds), 0.5)
 
 
 def _cloud(kind: str, x: Axis, y: Axis, chosen: Sequence[tuple[float, float]], steps: int) -> str:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from edgeemo.errors import InputError
 
 if TYPE_CHECKING:
     from edgeemo.bench.against import Comparison
@@ -83,6 +85,7 @@ def run(arguments: argparse.Namespace, console: Console, command: str) -> int:
     Raises:
         EdgeEmoError: as `edgeemo.bench.report.bench`; CheckFailed where something became worse.
     """
+    _refuse_idle(arguments)
     if arguments.table is not None:
         from edgeemo.bench.devices import table
 
@@ -97,13 +100,57 @@ def run(arguments: argparse.Namespace, console: Console, command: str) -> int:
     return 0
 
 
+def _refuse_idle(arguments: argparse.Namespace) -> None:
+    """Refuse options that would do nothing."""
+    modes = [name for name in ("age", "device", "table") if getattr(arguments, name) is not None]
+    given = {
+        "--html": arguments.html is not None,
+        "--against": arguments.against is not None,
+        "--scan": bool(arguments.scan),
+        "--live": arguments.live,
+        "--like": arguments.like != "edgeemo",
+        "--steps-only": arguments.steps_only,
+    }
+    if modes:
+        idle = [f"--{name}" for name in modes[1:]] + [name for name, there in given.items() if there]
+        if idle:
+            raise InputError(f"--{modes[0]}: {', '.join(idle)} would do nothing beside it; leave it out")
+
+
+def _demand_like(older: Mapping[str, Any], arguments: argparse.Namespace) -> None:
+    """Refuse an older report of another kind of run before minutes are spent."""
+    wanted = {
+        "scenario": "live" if arguments.live else "single-stream",
+        "precision": arguments.precision,
+        "backend": arguments.backend,
+        "threads": arguments.threads,
+    }
+    other = [f"{name} {older[name]}, not {now}" for name, now in wanted.items() if older.get(name) != now]
+    if other:
+        raise InputError(
+            f"--against {arguments.against}: it was measured with {'; '.join(other)}; measure in the same way"
+        )
+
+
+def _demand_writable(page: Path) -> None:
+    try:
+        page.open("a", encoding="utf-8").close()
+    except OSError as error:
+        raise InputError(
+            f"--html {page}: cannot be written: {error.strerror}; name a file in a folder"
+        ) from error
+
+
 def _measure(arguments: argparse.Namespace, console: Console, command: str) -> None:
     from edgeemo.bench.against import read_report
     from edgeemo.bench.page import write_page
     from edgeemo.bench.report import Options, bench
 
-    # A file that cannot be compared with is told before minutes are spent.
     older = None if arguments.against is None else read_report(arguments.against)
+    if older is not None:
+        _demand_like(older, arguments)
+    if arguments.html is not None:
+        _demand_writable(arguments.html)
     report = bench(
         arguments.bundle,
         arguments.source,
@@ -126,9 +173,9 @@ def _measure(arguments: argparse.Namespace, console: Console, command: str) -> N
     if compared is not None:
         value["against"] = compared.to_dict()
         text += f"\n\n{compared}"
+    _write(text, value, arguments, console)
     if arguments.html is not None:
         write_page(report.to_dict(), report.samples, arguments.html, command)
-    _write(text, value, arguments, console)
     if compared is not None:
         compared.check()
 

@@ -4,46 +4,56 @@ from __future__ import annotations
 
 import getpass
 import json
+import math
 import platform
 import re
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from edgeemo.bench.against import read_report
 from edgeemo.errors import InputError
+from edgeemo.inference.manifest import ManifestError, Section
 
 Figures = Mapping[str, Any]
 
-SCHEMA = 1
-"""Of the reports that can be read."""
+CLIP = "clip.mp4"
+"""What every device plays, so that all steps do the same work: the clip in the package."""
 
 BEGIN, END = "<!-- table of devices: begin -->", "<!-- table of devices: end -->"
 """What a page has above and below the table."""
 
 EMPTY = "No device has been measured yet."
 
-_NEEDED = ("bundle", "graphs", "machine", "precision", "source", "stages", "threads", "versions")
 _COMMON = {"root", "user", "users", "home", "admin", "localhost", "linux", "ubuntu", "debian"}
 _COMMON |= {"jetson", "nvidia", "orin", "thor", "tegra", "onnx", "auto"}
 _SYSTEM = ("/sys/", "/proc/", "/dev/")  # every machine has these
+# Where a path begins: at the root, at home, at a drive, or as a URL of a file.
+_BEGIN = r"(?:file:(?://[^/\s'\"]*)?/|/(?!/)|~/|[A-Za-z]:[\\/])"
+# A path in quotes may hold blanks, be what an option is set to, and hold an apostrophe as a shell has it.
 _PATH = re.compile(
-    r"""(?P<quote>['"])(?P<quoted>(?:/|~/|[A-Za-z]:\\)[^'"]*)(?P=quote)"""
-    r"""|(?<![^\s'"=(,;\[])(?P<bare>(?:/|~/|[A-Za-z]:\\)[^\s'"),;\]]+)"""
+    rf"""(?P<quote>['"])(?P<option>(?:[^'"\s]*?[=:,;])??)"""
+    rf"""(?P<quoted>{_BEGIN}(?:(?!(?P=quote)).|'"'"')*)(?P=quote)"""
+    rf"""|(?<![^\s'"=(,;:\[])(?P<bare>{_BEGIN}[^\s'"),;\]]+)"""
 )
+_MOST = 1e15  # of any figure; a number beyond is none
 
 
 def table(folder: Path) -> str:
     """The devices of a folder as a table in Markdown.
 
     Args:
-        folder: of reports as `publish` makes them, '*.json', each named for its device; it may be missing.
+        folder: of reports as `publish` makes them, '*.json', each named for its device.
 
     Returns:
         a row for each file, by device and precision; no column that would be empty in all of them.
 
     Raises:
-        InputError: a file is no such report, or holds what is nobody else's business.
+        InputError: there is no such folder; or a file is no such report, is of another scenario or another
+            source than all others, or holds what is nobody else's business.
     """
+    if not folder.is_dir():
+        raise InputError(f"{folder}: no such folder; name one of reports, such as deploy/bench/results")
     reports = [(path.stem.replace("_", " "), _read(path)) for path in sorted(folder.glob("*.json"))]
     if not reports:
         return EMPTY
@@ -60,7 +70,7 @@ def publish(report: Figures) -> dict[str, Any]:
 
     Of every path but those that any system has, its name alone is left; this user's name is replaced by
     '(user)' and this host's by '(host)', wherever they stand as words. Names that many machines have, such
-    as 'ubuntu', stay.
+    as 'ubuntu', stay. Commands of trtexec are left out, which are of use where the engine is alone.
 
     Example:
         >>> publish({"source": "/home/anna/visit.mp4", "warnings": ["see /proc/stat"]})
@@ -72,10 +82,20 @@ def publish(report: Figures) -> dict[str, Any]:
         for said, name in named.items()
         if len(name) > 2 and name.lower() not in _COMMON
     }
-    cleaned: dict[str, Any] = _cleaned(report, names)
+    cleaned: dict[str, Any] = _cleaned(_without(report, "trtexec"), names)
     if isinstance(report.get("source"), str):
         cleaned["source"] = _cleaned(_last(report["source"]), names)
     return cleaned
+
+
+def without_paths(value: Any) -> Any:
+    """A text, or all texts of a tree, with the last name alone of every path but those any system has.
+
+    Example:
+        >>> without_paths("trtexec '--loadEngine=/home/Anna Smith/face.engine' --noTF32")
+        "trtexec '--loadEngine=face.engine' --noTF32"
+    """
+    return _cleaned(value, {})
 
 
 def personal(report: Figures) -> Iterator[str]:
@@ -103,7 +123,8 @@ def add(file: Path, page: Path, name: str) -> Path:
         the file that was added.
 
     Raises:
-        InputError: the file is no report, the name is not for a file, or the page has no place for a table.
+        InputError: the file is no report, or is one of a live source or of another than the clip of the
+            package; the name is not for a file; or the page has no place for a table.
     """
     if not name.strip() or set(name) & set('/\\:*?"<>|\n\0') or name.startswith("."):
         raise InputError(f"device {name!r}: not the name of a file; give one without slashes and colons")
@@ -143,18 +164,34 @@ def rewritten(page: str, rows: str) -> str:
 
 
 def _opened(path: Path) -> dict[str, Any]:
+    report = read_report(path)
     try:
-        report = json.loads(path.read_text("utf-8"))
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read: {error.strerror}") from error
-    except ValueError as error:
-        raise InputError(f"{path}: not JSON: {error}; give what `edgeemo bench --json` wrote") from error
-    if not isinstance(report, dict) or report.get("schema") != SCHEMA:
-        raise InputError(f"{path}: not a report of schema {SCHEMA}; give what `edgeemo bench --json` wrote")
-    missing = [name for name in _NEEDED if name not in report]
-    if missing:
-        raise InputError(f"{path}: no {', '.join(missing)} in it; give what `edgeemo bench --json` wrote")
+        _validate(Section(report))
+    except ManifestError as error:
+        raise InputError(f"report {path}: {error}; give what `edgeemo bench --json` wrote") from error
+    source = _last(report["source"])
+    if report["scenario"] != "single-stream" or source != CLIP:
+        raise InputError(
+            f"report {path}: it is {report['scenario']}, of {source!r}; the table compares the clip in the "
+            "package, played at once: measure with `edgeemo bench --seconds 60 --json`, without --live and "
+            "--source"
+        )
     return report
+
+
+def _validate(report: Section) -> None:
+    """Hold a report to what the table reads of it and `read_report` does not."""
+    graphs = report.section("graphs")
+    for name in graphs:
+        graphs.section(name).text("engine")
+    if "energy" in report:
+        energy = report.section("energy")
+        if "watts" in energy:
+            energy.number("watts", 0, _MOST)
+        if "scope" in energy:
+            energy.text("scope")
+    if "conditions" in report and "after" in (conditions := report.section("conditions")):
+        conditions.section("after")
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -193,6 +230,13 @@ def _paths(text: str) -> Iterator[str]:
             yield path
 
 
+def _without(value: Any, key: str) -> Any:
+    """A tree less all that is under a key."""
+    if isinstance(value, Mapping):
+        return {name: _without(inner, key) for name, inner in value.items() if name != key}
+    return [_without(inner, key) for inner in value] if isinstance(value, list | tuple) else value
+
+
 def _cleaned(value: Any, names: Mapping[re.Pattern[str], str]) -> Any:
     if isinstance(value, Mapping):
         # Keys are the program's own words, or names of sensors: a user who is called 'face' changes none.
@@ -202,7 +246,8 @@ def _cleaned(value: Any, names: Mapping[re.Pattern[str], str]) -> Any:
     if not isinstance(value, str):
         return value
     # A text that begins with a path may be one with blanks.
-    whole = _PATH.match(value) and not value.startswith(_SYSTEM)
+    begin = _PATH.match(value)
+    whole = begin is not None and begin["bare"] and not value.startswith(_SYSTEM)
     text = _last(value) if whole else _PATH.sub(_name_alone, value)
     for name, said in names.items():
         text = name.sub(said, text)
@@ -210,8 +255,8 @@ def _cleaned(value: Any, names: Mapping[re.Pattern[str], str]) -> Any:
 
 
 def _name_alone(found: re.Match[str]) -> str:
-    path, quote = found["quoted"] or found["bare"], found["quote"] or ""
-    return found[0] if path.startswith(_SYSTEM) else f"{quote}{_last(path)}{quote}"
+    path, quote, option = found["quoted"] or found["bare"], found["quote"] or "", found["option"] or ""
+    return found[0] if path.startswith(_SYSTEM) else f"{quote}{option}{_last(path)}{quote}"
 
 
 def _last(path: str) -> str:
@@ -220,6 +265,17 @@ def _last(path: str) -> str:
 
 
 # --- cells
+
+
+def readable(value: float) -> str:
+    """A number with three places that count, or all before the point, and never with an exponent.
+
+    Example:
+        >>> [readable(value) for value in (0.05, 7.1, 175.4, 50_000)]
+        ['0.0500', '7.10', '175', '50,000']
+    """
+    size = math.floor(math.log10(abs(value))) if value else 0
+    return f"{value:,.{max(2 - size, 0)}f}"
 
 
 def _stage(stage: str, *parts: str) -> Callable[[str, Figures], str]:
@@ -231,12 +287,12 @@ def _stage(stage: str, *parts: str) -> Callable[[str, Figures], str]:
     return cell
 
 
-def _figure(form: str, *names: str, times: float = 1.0) -> Callable[[str, Figures], str]:
+def _figure(form: Callable[[float], str], *names: str, times: float = 1.0) -> Callable[[str, Figures], str]:
     def cell(name: str, report: Figures) -> str:
         found: Any = report
         for key in names:
             found = (found or {}).get(key)
-        return "" if found is None else form.format(times * found)
+        return "" if found is None else form(times * found)
 
     return cell
 
@@ -277,10 +333,11 @@ _COLUMNS: dict[str, Callable[[str, Figures], str]] = {
     "update p50 / p99, ms": _stage("update", "p50", "p99"),
     "step, tracking p50, ms": _stage("step_tracked", "p50"),
     "step, detection p50, ms": _stage("step", "p50"),
-    "start-up, ms": _figure("{:,.0f}", "start_up", "total"),
-    "memory, MB": _figure("{:,.0f}", "memory", "peak"),
-    "power, W": _figure("{:.1f}", "energy", "watts"),
-    "mJ an emotion": _figure("{:.2g}", "energy", "joules_per_emotion", times=1e3),
+    "start-up, ms": _figure("{:,.0f}".format, "start_up", "total"),
+    "memory, MB": _figure("{:,.0f}".format, "memory", "peak"),
+    "power, W": _figure(readable, "energy", "watts"),
+    "mJ a hop": _figure(readable, "energy", "joules_per_emotion", times=1e3),
+    "power of": lambda name, report: _plain((report.get("energy") or {}).get("scope") or ""),
     "versions": _versions,
     "date": lambda name, report: _plain((report.get("when") or "")[:10]),
 }

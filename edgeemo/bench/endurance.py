@@ -21,7 +21,7 @@ AGES = (60.0, 600.0, 3600.0, 36000.0)
 """Seconds at which a stream is measured on its way; 36,000 are ten hours."""
 
 YOUNG = 60.0
-"""Seconds that the stream has lived that it is laid beside."""
+"""Seconds that the stream that it is laid beside has lived when they begin."""
 
 TOLERANCE = 0.05
 """Share by which a cost may differ and still be the same."""

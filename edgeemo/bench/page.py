@@ -2,25 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path, PurePath
 from typing import Any
 from xml.sax.saxutils import escape
 
 from edgeemo.bench import charts
+from edgeemo.bench.devices import readable, without_paths
+from edgeemo.bench.statistics import PERCENTILES
 from edgeemo.errors import InputError
 from edgeemo.html import document, figure, table
 
 Figures = Mapping[str, Any]
 Samples = Mapping[str, Sequence[float]]
 
-PERCENTILES = ("p50", "p90", "p95", "p99")
-
+_PARTS = tuple(f"p{part}" for part in PERCENTILES)
+_STARTS = ("import", "load", "first", "total", "processor")
 _COUNTERS = ("cpu", "cores", "power_modes")  # of conditions: what warnings are made of, or said elsewhere
 
 GLOSSARY = {
-    "capture": "What passes before a step takes up a hop: reading and decoding of a file; of a live source "
-    "the wait for the rest of the hop, and in the queue.",
+    "capture": "What passes before a step takes up a hop: of a source that is played at once, reading and "
+    "decoding of the file; of a live one, waiting for the rest of the hop and in the queue.",
     "detect": "Finding faces in one picture. It runs in some steps only; in the others faces are tracked.",
     "face": "The call of the face graph, for all faces at once.",
     "voice": "The call of the voice graph.",
@@ -32,16 +34,17 @@ GLOSSARY = {
     "step": "All that is done for one hop with detection, from its pictures and sound to its answer.",
     "step_tracked": "The same of a hop without detection.",
     "step_all": "The same of every hop, with detection and without.",
-    "step_mean": "The same, averaged over detection and tracking.",
-    "latency": "From the end of the hop, where its last sample was captured, to the delivered answer; "
-    "waiting is in it.",
+    "latency": "Of a source that is played at once, step and delivery of the hop: its samples are there "
+    "before, as MLPerf has them loaded, and reading and decoding the file is 'capture' and not in it. Of a "
+    "live source, from the end of the hop to delivery, with all waiting.",
     "percentile": "p99 is the smallest latency that at least 99 % of all do not exceed (nearest rank). The "
     "interval beside it holds the true one with 99 % confidence, by order statistics; it is left out where "
     "too few steps were measured.",
     "CV": "Coefficient of variation, the standard deviation over the mean.",
     "single-stream": "The next hop begins when the one before is answered, as in MLPerf's single stream.",
     "live": "Hops come at the pace of a camera and a microphone.",
-    "throughput": "Steps a second of wall-clock time.",
+    "throughput": "Hops answered a second: of a source that is played at once, a second of step and "
+    "delivery, decoding not in it; of a live one, a second of wall-clock time.",
     "early_stopping": "What MLPerf reports of a single stream: the smallest measured time that, with 99 % "
     "confidence, the percentile does not exceed; nothing where there were fewer queries than it asks for.",
     "overhead": "Median over the hops with detection of (step - detect - graphs) / (step - detect).",
@@ -51,9 +54,11 @@ GLOSSARY = {
     "floor": "The multiply-adds of a graph over the rate at which this machine multiplies matrices in the "
     "same precision, measured in the same run: what they need if nothing else took any time.",
     "ratio": "The median over the floor.",
-    "start_up": "A new process: importing, loading the bundle, and the first emotion.",
+    "start_up": "A new process: importing, loading the bundle, and the first emotion; the start of Python "
+    "itself is not in it. 'processor' is the time on all cores together.",
     "memory": "Resident memory of a process of its own.",
-    "energy": "Power while steps ran; of an emotion, that power times seconds, over the answers.",
+    "energy": "Power while steps ran, of what is named beside it; of a hop, that power times seconds, over "
+    "the answered hops. Above rest: less what was taken before, with nothing to do.",
     "gpu": "Whether transfers, a CUDA graph and spin-waiting are in the times: what trtexec does about each "
     "without being asked changed from its version 10 to 11.",
 }
@@ -79,11 +84,13 @@ def write_page(report: Figures, samples: Samples, path: Path, command: str = "")
 
 
 def page(report: Figures, samples: Samples, command: str = "") -> str:
-    """The page as XHTML; arguments as for `write_page`."""
+    """The page as XHTML, with no path of this machine; arguments as for `write_page`."""
+    report = without_paths({**report, "source": PurePath(report["source"]).name})
     title = f"{report['bundle']} on {report['machine']['processor']}"
     body = [f"<h1>{escape(title)}</h1>", _what(report), *_warnings(report), *_headline(report)]
-    body += [*_stages(report, samples), *_made_of(report), *_scans(report), *_live(report)]
-    body += [*_start(report), *_energy(report), *_conditions(report), *_measured_on(report, command)]
+    body += [*_stages(report, samples), *_made_of(report, samples), *_scans(report), *_live(report)]
+    body += [*_start(report), *_energy(report), *_conditions(report)]
+    body += _measured_on(report, without_paths(command))
     return document(title, [*body, *_glossary(report)], STYLE)
 
 
@@ -93,7 +100,7 @@ def page(report: Figures, samples: Samples, command: str = "") -> str:
 def _what(report: Figures) -> str:
     engines = dict.fromkeys(graph["engine"] for graph in report["graphs"].values())
     said = [
-        f"{report['steps']:,} steps in {report['seconds']:.4g} s of {Path(report['source']).name}",
+        f"{report['steps']:,} steps in {_figure(report['seconds'])} s of {report['source']}",
         report.get("scenario"),
         f"{report['precision']}, {_counted(report['threads'], 'thread')} a graph call",
         ", ".join(engines),
@@ -130,14 +137,15 @@ def _headline(report: Figures) -> Iterator[str]:
         if stages.get(name):
             tiles.append((said, f"{_ms(stages[name]['p50'])} ms", f"p99 {_ms(stages[name]['p99'])} ms"))
     floor = _get(report, "floor", "update", "ratio")
-    rest = (
-        (floor, "over the floor", "{:.2f}x", "update, median"),
-        (report.get("throughput"), "throughput", "{:,.4g}", "steps a second"),
-        (_get(report, "start_up", "total"), "start-up", "{:,.0f} ms", "to the first emotion"),
-        (_get(report, "memory", "peak"), "memory", "{:,.0f} MB", "peak"),
-        (_get(report, "energy", "watts"), "power", "{:.3g} W", ""),
+    watts, scope = (_get(report, "energy", name) for name in ("watts", "scope"))
+    rest: tuple[tuple[float | None, str, Callable[[float], str], str], ...] = (
+        (floor, "over the floor", "{:.2f}x".format, "update, median"),
+        (report.get("throughput"), "throughput", _figure, "hops a second"),
+        (_get(report, "start_up", "total"), "start-up", "{:,.0f} ms".format, "to the first emotion"),
+        (_get(report, "memory", "peak"), "memory", "{:,.0f} MB".format, "peak"),
+        (watts, "power", lambda value: f"{readable(value)} W", scope or ""),
     )
-    tiles += [(said, form.format(value), small) for value, said, form, small in rest if value is not None]
+    tiles += [(said, form(value), small) for value, said, form, small in rest if value is not None]
     cells = "".join(
         f"<div><dt>{escape(said)}</dt><dd>{escape(value)} <small>{escape(small)}</small></dd></div>"
         for said, value, small in tiles
@@ -170,28 +178,31 @@ def _percentiles(caption: str, stages: Figures) -> str:
     rest = [name for name in ("mean", "min", "max", "cv") if any(name in one for one in stages.values())]
     rows = []
     for name, figures in stages.items():
-        cells = [_interval(figures, part) for part in PERCENTILES]
+        cells = [_interval(figures, part) for part in _PARTS]
         cells += [_ms(figures.get(part)) for part in rest if part != "cv"]
         if "cv" in rest:
             cells.append("" if figures.get("cv") is None else f"{figures['cv']:.1%}")
         count = figures.get("n")
         rows.append((escape(name), *cells, "" if count is None else f"{count:,.0f}"))
     heads = [name.upper() if name == "cv" else name for name in rest]
-    return table(caption, ("", *PERCENTILES, *heads, "n"), rows)
+    return table(caption, ("", *_PARTS, *heads, "n"), rows)
 
 
-def _made_of(report: Figures) -> Iterator[str]:
+def _made_of(report: Figures, samples: Samples) -> Iterator[str]:
     graphs = _get(report, "floor", "graphs") or {}
     floors = {name: one["floor"] for name, one in graphs.items() if one and one.get("floor") is not None}
     stages, order = report["stages"], list(report["graphs"])
     if not (stages.get("step") or stages.get("step_tracked")):
         return
     yield "<h2>What a step is made of</h2>"
-    said = "Medians. The mark is that of whole steps, with capture and delivery."
-    if floors:
-        said += " Below, the floors of the graphs: their multiply-adds at the rate of this machine."
-    yield _legend([name for name in charts.stage_order(order) if stages.get(name)])
-    yield figure(charts.stack(stages, order, floors), said)
+    if samples.get("step_all"):
+        said = "Medians over the hops of each kind. The mark is that of whole hops, capture to delivery."
+        if any(0 < len(samples.get(name) or ()) < len(samples["step_all"]) for name in order):
+            said += " A graph that did not run in every hop is drawn as in the hops in which it did."
+        if floors:
+            said += " Below, the floors of the graphs: their multiply-adds at the rate of this machine."
+        yield _legend([name for name in charts.stage_order(order) if samples.get(name)])
+        yield figure(charts.stack(samples, order, floors), said)
     if not graphs:
         return
     kinds = dict.fromkeys(
@@ -206,7 +217,7 @@ def _made_of(report: Figures) -> Iterator[str]:
     yield table("The work of one update and its floor", ("", *adds, *head), rows)
     rates = {name: rate for name, rate in (_get(report, "floor", "rates") or {}).items() if rate is not None}
     if rates:
-        told = ", ".join(f"{name.upper()} {rate:,.4g}" for name, rate in rates.items())
+        told = ", ".join(f"{name.upper()} {_figure(rate)}" for name, rate in rates.items())
         yield f"<p>Matrix products here, billion multiply-adds a second: {escape(told)}.</p>"
 
 
@@ -260,8 +271,10 @@ def _live(report: Figures) -> Iterator[str]:
 
 
 def _start(report: Figures) -> Iterator[str]:
+    started = report.get("start_up") or {}
+    times = {name: started.get(name) for name in _STARTS}
     found = [
-        *_columns("Start-up of a new process, milliseconds", _numbers(report.get("start_up")), "{:,.0f}"),
+        *_columns("Start-up of a new process, milliseconds", times, "{:,.0f}"),
         *_columns("Resident memory, MB", report.get("memory"), "{:,.1f}"),
         *_columns("Building of the engines, seconds", report.get("engine_build"), "{:,.1f}"),
     ]
@@ -270,17 +283,15 @@ def _start(report: Figures) -> Iterator[str]:
         yield from found
 
 
-def _numbers(figures: Figures | None) -> Figures:
-    return {name: value for name, value in (figures or {}).items() if isinstance(value, int | float)}
-
-
 def _energy(report: Figures) -> Iterator[str]:
     energy = report.get("energy")
     if energy:
-        joules, watts = energy.get("joules_per_emotion"), energy.get("watts")
         told = {
-            "power": None if watts is None else f"{watts:.3g} W",
-            "energy of an emotion": None if joules is None else f"{1e3 * joules:.3g} mJ",
+            "power": _with_unit(energy.get("watts"), "W"),
+            "power of": energy.get("scope"),
+            "power at rest": _with_unit(energy.get("idle_watts"), "W"),
+            "energy a hop": _with_unit(energy.get("joules_per_emotion"), "mJ", 1e3),
+            "energy a hop above rest": _with_unit(energy.get("joules_per_emotion_above_idle"), "mJ", 1e3),
             "measured by": energy.get("source"),
             **{f"rail {name}": f"{value} W" for name, value in _flat(energy.get("rails") or {})},
         }
@@ -310,7 +321,7 @@ def _measured_on(report: Figures, command: str) -> Iterator[str]:
     graphs = {name: f"{one['encoding']} on {one['engine']}" for name, one in report["graphs"].items()}
     asked = {
         "bundle": report["bundle"],
-        "source": Path(report["source"]).name,
+        "source": report["source"],
         "backend": report.get("backend"),
         "precision": report["precision"],
         "threads": report["threads"],
@@ -393,6 +404,10 @@ def _ms(value: float | None) -> str:
     return "" if value is None else f"{value:.3f}" if value < 100 else f"{value:,.1f}"
 
 
+def _with_unit(value: float | None, unit: str, times: float = 1.0) -> str | None:
+    return None if value is None else f"{readable(times * value)} {unit}"
+
+
 def _words(name: str) -> str:
     return name.replace("_", " ")
 
@@ -401,12 +416,17 @@ def _counted(count: int, thing: str) -> str:
     return f"{count} {thing}{'s' * (count != 1)}"
 
 
+def _figure(value: float) -> str:
+    """Four places that count, or all before the point."""
+    return f"{value:,.4g}" if abs(value) < 9999.5 else f"{value:,.0f}"
+
+
 def _said(value: Any) -> str:
     """One value as a reader wants it."""
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, float):
-        return f"{value:,.4g}" if abs(value) < 1e4 else f"{value:,.0f}"
+        return _figure(value)
     if isinstance(value, Mapping):
         return ", ".join(f"{name} {said}" for name, said in _flat(value))
     if isinstance(value, Sequence) and not isinstance(value, str):

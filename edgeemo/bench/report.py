@@ -9,17 +9,18 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from datetime import datetime, timezone
 from pathlib import Path
-from statistics import median
+from statistics import mean, median
 from typing import TYPE_CHECKING, Any
 
 from edgeemo import __version__
 from edgeemo.bench.against import SCHEMA
+from edgeemo.bench.charts import STAGES
 from edgeemo.bench.conditions import changed, snapshot, throttled
 from edgeemo.bench.device import machine
 from edgeemo.bench.floor import Floors
-from edgeemo.bench.gpu import engine_build, gpu_times
+from edgeemo.bench.gpu import GpuTimes, engine_build, gpu_times
 from edgeemo.bench.measure import measure
-from edgeemo.bench.power import Meter, energy_meter
+from edgeemo.bench.power import Meter, energy_meter, why_no_meter
 from edgeemo.bench.rate import matrix_rate
 from edgeemo.bench.scan import Point, Setting, scan
 from edgeemo.bench.startup import StartUp, start_up
@@ -31,13 +32,6 @@ if TYPE_CHECKING:
     from edgeemo.bench.measure import Samples
     from edgeemo.recognition.recognizer import Recognizer
 
-STAGES = (
-    *("capture", "detect", "face", "voice", "text", "fusion", "decide", "deliver"),
-    *("update", "step", "step_tracked", "step_all", "latency"),
-)
-"""The stages in the order of a report; one that never ran is not in it."""
-
-_MEMORY = ("import", "loaded", "steady", "peak")
 _SCAN_SHARE = 0.5  # of the seconds of the measurement, for each axis
 
 Progress = Callable[[str, float], object]
@@ -56,7 +50,7 @@ class Options:
         live: pace the source as a camera and a microphone do.
         scan: axes, of `edgeemo.bench.scan.AXES`.
         gpu_like: whose manner of timing GPUs, of `edgeemo.bench.gpu.LIKE`.
-        steps_only: leave out all that is not measured while steps run: start-up, memory, floor.
+        steps_only: leave out start-up, memory, floor, energy and the GPU's own timing.
     """
 
     seconds: float = 10.0
@@ -82,15 +76,14 @@ class Report:
         steps: hops that were measured.
         scenario: 'single-stream' or 'live'.
         stages: distribution by stage, in seconds.
-        throughput: steps a second.
+        throughput: hops that were answered a second: live by the clock, else of step and delivery.
         overhead: median over the hops with detection of what is neither detection nor a graph, as a share of
             the step without detection; None where nothing was detected.
         overhead_tracked: the same over the hops without detection; None where there were none.
         live: of a live source.
         warm_up: how long it took.
         floor: what the multiply-adds alone take at this machine's rate.
-        start_up: of new processes.
-        memory: of these.
+        start_up: of new processes, with their memory.
         engine_build: seconds by graph, of TensorRT's.
         scan: by axis.
         conditions: of the machine, before and after.
@@ -119,13 +112,12 @@ class Report:
     live: Mapping[str, Any] | None
     warm_up: Mapping[str, Any]
     floor: Mapping[str, Any] | None
-    start_up: Mapping[str, Any] | None
-    memory: Mapping[str, Any] | None
+    start_up: StartUp | None
     engine_build: Mapping[str, float] | None
     scan: Mapping[str, Any] | None
     conditions: Mapping[str, Any]
     energy: Mapping[str, Any] | None
-    gpu: Mapping[str, Any] | None
+    gpu: GpuTimes | None
     backend: str
     precision: str
     threads: int
@@ -143,10 +135,18 @@ class Report:
             "schema": SCHEMA,
             **told,
             "stages": stages,
+            "start_up": None if self.start_up is None else self.start_up.to_dict(),
+            "memory": self._memory(),
+            "gpu": None if self.gpu is None else self.gpu.to_dict(),
             "enough": self.update.enough,
             "advice": self.update.advice(self.seconds) or None,
             "early_stopping": {name: self._stopped(name) for name in ("update", "latency")},
         }
+
+    def _memory(self) -> dict[str, float | None] | None:
+        if self.start_up is None:
+            return None
+        return {name: self.start_up.memory[name] for name in ("import", "loaded", "steady", "peak")}
 
     def _stopped(self, stage: str) -> dict[str, float | None]:
         """Milliseconds that a percentile of a stage does not exceed, as MLPerf's early stopping has it."""
@@ -189,7 +189,10 @@ def bench(
         threads=options.threads,
         detector=options.detector,
     ) as model:
-        meanwhile = _Meanwhile(_meter(model, told))
+        # What may be refused comes before what takes long.
+        scanned = _scan(model, options, told)
+        started = None if options.steps_only else _started(bundle, source, options, told)
+        meanwhile = _Meanwhile(None if options.steps_only else _meter(model, told), options.live)
         samples = measure(
             model,
             Path(source),
@@ -199,8 +202,6 @@ def bench(
             meanwhile=meanwhile,
         )
         stages = {name: summarise(samples.stages[name]) for name in STAGES if name in samples.stages}
-        started = None if options.steps_only else _started(bundle, source, options, told)
-        gpu = gpu_times(model, options.gpu_like)
         return Report(
             bundle=model.bundle.name,
             source=str(source),
@@ -209,19 +210,18 @@ def bench(
             steps=samples.steps,
             scenario="live" if options.live else "single-stream",
             stages=stages,
-            throughput=float(f"{samples.steps / samples.seconds:.5g}"),
+            throughput=float(f"{samples.throughput:.5g}"),
             overhead=_median(samples.overhead),
             overhead_tracked=_median(samples.overhead_tracked),
             live=_live(samples),
             warm_up=samples.warm_up.to_dict(),
-            floor=None if options.steps_only else _floor(model, stages, options, told),
-            start_up=None if started is None else started.to_dict(),
-            memory=None if started is None else {name: started.memory[name] for name in _MEMORY},
+            floor=None if options.steps_only else _floor(model, samples, options, told),
+            start_up=started,
             engine_build=engine_build(model),
-            scan=_scan(model, options, told),
-            conditions=meanwhile.conditions(stages["update"].cv),
-            energy=meanwhile.energy(samples.steps),
-            gpu=None if gpu is None else gpu.to_dict(),
+            scan=scanned,
+            conditions=meanwhile.conditions(summarise(samples.alike).cv),
+            energy=meanwhile.energy(samples.answered),
+            gpu=None if options.steps_only else gpu_times(model, options.gpu_like),
             backend=options.backend,
             precision=options.precision,
             threads=options.threads,
@@ -239,8 +239,9 @@ def bench(
 class _Meanwhile:
     """What the machine does while steps are measured."""
 
-    def __init__(self, meter: Meter | None) -> None:
+    def __init__(self, meter: Meter | None, live: bool) -> None:
         self._meter = meter
+        self._live = live
 
     def __enter__(self) -> None:
         self._before = snapshot()
@@ -254,11 +255,13 @@ class _Meanwhile:
 
     def conditions(self, cv: float | None) -> dict[str, Any]:
         """As a report holds them."""
+        # A processor that rests between hops lowers its clocks, and before them it had no rest.
+        before = {**self._before, "clocks": None} if self._live else self._before
         return {
             "before": self._before,
             "after": self._after,
             "throttled": throttled(self._before, self._after),
-            "warnings": changed(self._before, self._after, cv),
+            "warnings": changed(before, self._after, cv),
         }
 
     def energy(self, steps: int) -> dict[str, Any] | None:
@@ -301,13 +304,19 @@ def _started(
     )
 
 
-def _floor(
-    model: Recognizer, stages: Mapping[str, Distribution], options: Options, told: Progress
-) -> dict[str, Any]:
+def _floor(model: Recognizer, samples: Samples, options: Options, told: Progress) -> dict[str, Any] | None:
+    """Beside the graphs that ran; the rate is one of ONNX Runtime, so it says nothing of other engines."""
+    ran = {name: graph for name, graph in model.graphs.items() if name in samples.stages}
+    if not all(graph.engine.startswith("onnxruntime") for graph in ran.values()):
+        return None
     told("matrix rate", 0.0)
-    measured = {name: 1e3 * found.percentiles["p50"] for name, found in stages.items()}
-    every = {name: graph.spec.every for name, graph in model.graphs.items()}
-    works = works_of_files(model.bundle, {name: graph.encoding for name, graph in model.graphs.items()})
+    # A graph that does not run in every hop is in the mean of the updates and not in their median.
+    middle = mean if any(graph.spec.every > 1 for graph in ran.values()) else median
+    measured = {name: 1e3 * median(samples.stages[name]) for name in ran}
+    measured["update"] = 1e3 * middle(samples.alike if middle is median else samples.stages["update"])
+    encodings = {name: graph.encoding for name, graph in ran.items()}
+    works = works_of_files(model.bundle, encodings, samples.faces)
+    every = {name: graph.spec.every for name, graph in ran.items()}
     return Floors(matrix_rate(options.threads), works, every, measured).to_dict()
 
 
@@ -409,20 +418,21 @@ def _beside(report: Report) -> Iterator[str]:
             if graph["ratio"] is not None
         ]
         yield f"{'floor':<17} {', '.join(over)}, at {rates} GMAC/s"
-    if report.start_up is not None and report.memory is not None:
-        parts = " + ".join(f"{name} {report.start_up[name]:.0f}" for name in ("import", "load", "first"))
-        yield f"{'start-up':<17} {parts} = {report.start_up['total']:.0f} ms"
-        yield f"{'memory':<17} {_told(report.memory)} MB"
+    if report.start_up is not None:
+        yield str(report.start_up)
     if report.engine_build:
         yield f"{'engine build':<17} {_told(report.engine_build)} s"
     if report.energy is not None:
         millijoules = 1e3 * report.energy["joules_per_emotion"]
         yield (
             f"{'energy':<17} {report.energy['watts']:.3g} W of {report.energy['scope']}, "
-            f"{millijoules:.3g} mJ an emotion ({report.energy['source']})"
+            f"{millijoules:.1f} mJ a hop ({report.energy['source']})"
         )
+    elif report.start_up is not None:
+        reasons = "; ".join(why_no_meter()) or "nothing here measures it"
+        yield f"{'energy':<17} not measured: {reasons}"
     if report.gpu is not None:
-        yield f"{'gpu':<17} {_told({name: report.gpu[name] for name in ('transfers', 'graph', 'spin_wait')})}"
+        yield str(report.gpu)
 
 
 def _scanned(report: Report) -> Iterator[str]:

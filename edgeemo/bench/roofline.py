@@ -1,5 +1,8 @@
 """What a graph can cost at least on a device that is not here, from the device's data sheet.
 
+Computing and memory are bounds. Launching is an estimate beside them: it counts a kernel for each product,
+and an engine may merge products or split one.
+
 Rates are dense: NVIDIA's headlines are twice as high, for weights of which two in four are zero ("sparse"),
 which those of no graph here are. They are the GPU's alone: the headlines of Orin NX and AGX Orin add the deep
 learning accelerators, which edgeemo does not use. A multiply-add is two operations.
@@ -99,7 +102,7 @@ def find_device(name: str) -> Device:
 
 @dataclass(frozen=True)
 class GraphBounds:
-    """What one call of a graph needs at least on a device, in seconds, each bound alone.
+    """What one call of a graph needs at least on a device, and what launching may add, in seconds.
 
     Attributes:
         operations: two per multiply-add.
@@ -108,9 +111,10 @@ class GraphBounds:
         memory: `bytes` over the bandwidth.
         uncached: the same with the results of every product written to memory and read again; no bound, as
             caches of some megabytes keep those of a small graph.
-        stream: launching one kernel for each product, into a stream. An engine that fuses all between
-            products into them gets there; one that merges products too, as those of an attention, has fewer.
-        graph: the same in a CUDA graph.
+        stream: estimate, no bound, of launching into a stream: one kernel for each product. An engine that
+            fuses all between products into them gets there; one that merges products too, as those of an
+            attention, has fewer.
+        graph: the same estimate in a CUDA graph.
     """
 
     operations: int
@@ -128,24 +132,24 @@ class GraphBounds:
 
     @property
     def floor(self) -> float:
-        """Seconds of a call in a CUDA graph: the largest bound, as they overlap at best."""
-        return max(self.compute, self.memory, self.graph)
+        """Seconds that no call can do without: the larger bound, as both overlap at best."""
+        return max(self.compute, self.memory)
 
     @property
     def bound(self) -> str:
-        """Which that is: 'compute', 'memory' or 'launch'."""
+        """What is likely to take most of a call: 'compute', 'memory' or, by its estimate, 'launch'."""
         bounds = {"compute": self.compute, "memory": self.memory, "launch": self.graph}
         return max(bounds, key=bounds.__getitem__)
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON holds it, times in milliseconds."""
+        """As JSON holds it, times in milliseconds; 'launch' and 'launch_without_graph' are estimates."""
         times = {
             "compute": self.compute,
             "memory": self.memory,
             "memory_uncached": self.uncached,
+            "floor": self.floor,
             "launch": self.graph,
             "launch_without_graph": self.stream,
-            "floor": self.floor,
         }
         return {
             "operations": self.operations,
@@ -158,7 +162,7 @@ class GraphBounds:
 
 @dataclass(frozen=True)
 class Roofline:
-    """The bounds of every graph on one device; `str` is a table."""
+    """The bounds of every graph on one device, and what launching may take; `str` is a table."""
 
     device: Device
     graphs: Mapping[str, GraphBounds]
@@ -176,13 +180,14 @@ class Roofline:
 
     def __str__(self) -> str:
         rates = ", ".join(f"{name.upper()} {rate:g}" for name, rate in self.device.rates.items())
-        head = ("graph", "Mop", "kB", "op/byte", "compute", "memory", "launch", "no graph", "floor", "bound")
+        head = ("graph", "Mop", "kB", "op/byte", "compute", "memory", "floor", "launch", "no graph", "bound")
         return "\n".join(
             (
                 f"{self.device.title}: {rates} x 10^12 dense operations/s of the GPU, "
                 f"{self.device.bandwidth:g} GB/s",
                 *_aligned([head, *(_row(name, bounds) for name, bounds in self.graphs.items())]),
-                "microseconds a call, at least; launch: one kernel a product, in a CUDA graph and without",
+                "microseconds a call; floor: the larger of compute and memory, at least that; launch: an "
+                "estimate, of one kernel a product, in a CUDA graph and without",
                 f"source: {self.device.source}",
             )
         )
@@ -202,8 +207,8 @@ def roofline(works: Mapping[str, Work], device: str) -> Roofline:
     Example:
         >>> face = Work({"int8": 30_000_000}, 500_000, activations=0, ends=0, products=15, operators=30)
         >>> found = roofline({"face": face}, "orin-nano-8gb").graphs["face"]
-        >>> found.bound, f"{1e6 * found.floor:.1f} us"
-        ('launch', '7.5 us')
+        >>> found.bound, f"{1e6 * found.graph:.1f} us", f"{1e6 * found.floor:.1f} us"
+        ('launch', '7.5 us', '7.4 us')
     """
     found = find_device(device)
     return Roofline(found, {name: _bounds(name, work, found) for name, work in works.items()})
@@ -230,7 +235,7 @@ def _bounds(name: str, work: Work, device: Device) -> GraphBounds:
 
 
 def _row(name: str, bounds: GraphBounds) -> tuple[str, ...]:
-    times = (bounds.compute, bounds.memory, bounds.graph, bounds.stream, bounds.floor)
+    times = (bounds.compute, bounds.memory, bounds.floor, bounds.graph, bounds.stream)
     return (
         name,
         f"{bounds.operations / 1e6:.1f}",

@@ -74,8 +74,8 @@ def scan(
 ) -> list[Point]:
     """Time updates along one axis, all else as in a setting.
 
-    All places of the axis take turns, one update each in a round, so that whatever else the machine does and
-    how warm it is falls on all of them, and their ratios hold also where their times do not.
+    All places of the axis take turns, one update each in a round and the other way round in the next, so that
+    whatever else the machine does falls on all of them, and their ratios hold also where their times do not.
 
     Args:
         bundle: the bundle.
@@ -102,6 +102,8 @@ def scan(
             for graph in graphs.values():
                 opened.callback(graph.close)
             contenders.append(_Contender(Point(value), graphs, at.faces))
+        if axis == "threads":
+            _demand_threads(contenders)
         for _ in range(_WARM_UP):
             for contender in contenders:
                 contender.update(clock)
@@ -109,7 +111,7 @@ def scan(
             contender.forget()
         begin = clock()
         for rounds in range(1, _MOST + 1):
-            for contender in contenders:
+            for contender in contenders[:: 1 if rounds % 2 else -1]:
                 contender.update(clock)
             passed = clock() - begin
             if progress is not None:
@@ -132,6 +134,11 @@ def _values(bundle: Bundle, axis: str) -> Sequence[int | str]:
     return ["onnx", "tensorrt"] if tensorrt_installed() else ["onnx"]
 
 
+def _demand_threads(contenders: Sequence[_Contender]) -> None:
+    if not any(contender.on_cpu for contender in contenders):
+        raise InputError("scan threads: no graph runs in ONNX Runtime, whose threads these are; use it")
+
+
 def _cores() -> int:
     """Those that this process may use."""
     try:
@@ -147,6 +154,11 @@ class _Contender:
         self.point = replace(point, encodings={name: graph.encoding for name, graph in graphs.items()})
         self._calls = [(name, graph, example(graph.spec, faces)) for name, graph in graphs.items()]
         self.forget()
+
+    @property
+    def on_cpu(self) -> bool:
+        """Whether ONNX Runtime runs some of it."""
+        return any(graph.engine.startswith("onnxruntime") for _, graph, _ in self._calls)
 
     def forget(self) -> None:
         """Begin anew."""

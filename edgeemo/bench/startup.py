@@ -115,14 +115,17 @@ def start_up(
 def _told(arguments: Sequence[str]) -> dict[str, Any]:
     """What one process says."""
     paths = os.pathsep.join(path for path in sys.path if isinstance(path, str))
-    done = subprocess.run(
-        [sys.executable, "-c", _TEXT.read_text("utf-8"), paths, *arguments],
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        encoding="utf-8",
-        errors="replace",
-        check=False,
-    )
+    try:
+        done = subprocess.run(
+            [sys.executable, "-c", _TEXT.read_text("utf-8"), paths, *arguments],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            encoding="utf-8",
+            errors="replace",
+            check=False,
+        )
+    except OSError as error:  # no memory for another one, or no interpreter to start
+        raise EdgeEmoError(f"start-up: no process could be started: {error}; leave it out") from error
     if done.returncode:
         said = done.stderr.strip().splitlines()
         raise EdgeEmoError(

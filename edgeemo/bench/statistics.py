@@ -150,23 +150,6 @@ def summarise(values: Values) -> Distribution:
     )
 
 
-def percentile(values: Values, part: int) -> float:
-    """The nearest rank: the smallest value that at least `part` per cent of all do not exceed.
-
-    Args:
-        values: one or more.
-        part: from 1 to 100.
-
-    Example:
-        >>> [percentile([4, 1, 3, 2], part) for part in (25, 50, 51, 99)]
-        [1, 2, 3, 4]
-    """
-    taken = np.asarray(values)
-    place = _rank(taken.size, part) - 1
-    value: float = np.partition(taken, place)[place].item()
-    return value
-
-
 def ranks(n: int, part: int, level: float = LEVEL) -> tuple[int | None, int | None]:
     """The order statistics between which a percentile lies, of independent samples of any distribution.
 

@@ -32,12 +32,13 @@ def works(bundle: Bundle, precision: str) -> dict[str, Work]:
     return found
 
 
-def works_of_files(bundle: Bundle, encodings: Mapping[str, str]) -> dict[str, Work]:
+def works_of_files(bundle: Bundle, encodings: Mapping[str, str], faces: int = 1) -> dict[str, Work]:
     """The same of the files that run.
 
     Args:
         bundle: the bundle.
         encodings: of each graph, such as 'int8-cpu'.
+        faces: in view.
 
     Raises:
         InputError: a graph holds products that cannot be counted.
@@ -46,7 +47,7 @@ def works_of_files(bundle: Bundle, encodings: Mapping[str, str]) -> dict[str, Wo
     return {
         name: work_of(
             bundle.read_file(bundle.graphs[name].files[encoding]),
-            example(bundle.graphs[name]),
+            example(bundle.graphs[name], faces),
             f"graph {name!r}",
         )
         for name, encoding in encodings.items()

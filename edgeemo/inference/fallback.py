@@ -9,7 +9,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from edgeemo.errors import BackendError
-from edgeemo.inference.graph import Graph, check_feeds
+from edgeemo.inference.graph import FeedCheck, Graph
 
 _log = logging.getLogger("edgeemo")
 
@@ -29,7 +29,7 @@ class FallbackGraph:
     def __init__(self, first: Graph, second: Graph, most: int) -> None:
         self.spec = first.spec
         self._spare: Graph | None = second
-        self._most = most
+        self._check = FeedCheck(first.spec, most)
         self._use(first)
 
     def run(self, feeds: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
@@ -58,15 +58,6 @@ class FallbackGraph:
 
     def _use(self, graph: Graph) -> None:
         self._graph, self.encoding, self.engine = graph, graph.encoding, graph.engine
-
-    def _check(self, feeds: Mapping[str, NDArray[Any]]) -> None:
-        check_feeds(self.spec, feeds)
-        for tensor in self.spec.inputs.values():
-            for axis, size in zip(tensor.shape, feeds[tensor.name].shape, strict=True):
-                if isinstance(axis, str) and size > self._most:
-                    raise BackendError(
-                        f"graph {self.spec.name!r}: {axis} is {size}; it must be 1 to {self._most}"
-                    )
 
     def close(self) -> None:
         """Free both engines; a later `run` raises `BackendError`."""

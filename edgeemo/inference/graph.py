@@ -70,6 +70,7 @@ class FeedCheck:
 
     Args:
         spec: what feeds must be.
+        most: the largest N; None for any.
 
     Example:
         >>> face = TensorSpec("face", "uint8", ("N", 2, 2, 1))
@@ -77,8 +78,8 @@ class FeedCheck:
         >>> check({"face": np.zeros((3, 2, 2, 1), np.uint8)})
     """
 
-    def __init__(self, spec: GraphSpec) -> None:
-        self._spec = spec
+    def __init__(self, spec: GraphSpec, most: int | None = None) -> None:
+        self._spec, self._most = spec, most
         self._right: set[Any] = set()
 
     def __call__(self, feeds: Mapping[str, NDArray[Any]]) -> None:
@@ -93,8 +94,19 @@ class FeedCheck:
             seen = None
         if seen is None or seen not in self._right:
             check_feeds(self._spec, feeds)
+            self._check_sizes(feeds)
             if len(self._right) < _REMEMBERED:
                 self._right.add(seen)
+
+    def _check_sizes(self, feeds: Mapping[str, NDArray[Any]]) -> None:
+        if self._most is None:
+            return
+        for tensor in self._spec.inputs.values():
+            for axis, size in zip(tensor.shape, feeds[tensor.name].shape, strict=True):
+                if isinstance(axis, str) and size > self._most:
+                    raise BackendError(
+                        f"graph {self._spec.name!r}: {axis} is {size}; it must be 1 to {self._most}"
+                    )
 
 
 _REMEMBERED = 64  # sets of feeds: one for each number of faces

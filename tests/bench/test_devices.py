@@ -9,7 +9,19 @@ from typing import Any
 import pytest
 
 from edgeemo.bench import devices
-from edgeemo.bench.devices import BEGIN, EMPTY, END, add, personal, publish, rewritten, table
+from edgeemo.bench.devices import (
+    BEGIN,
+    CLIP,
+    EMPTY,
+    END,
+    add,
+    personal,
+    publish,
+    rewritten,
+    table,
+    without_paths,
+)
+from edgeemo.cli import DEMO
 from edgeemo.errors import InputError
 from tests.support import measured
 
@@ -49,7 +61,17 @@ def test_published_reports_tell_of_nobody() -> None:
 
 
 def test_without_a_device_the_table_says_so(results: Path) -> None:
-    assert table(results) == table(results / "missing") == EMPTY
+    assert table(results) == EMPTY
+
+
+@pytest.mark.parametrize("name", ["missing", "../README.md"])
+def test_what_is_no_folder_has_no_table(results: Path, name: str) -> None:
+    with pytest.raises(InputError, match=rf"{name}: no such folder; name one of reports"):
+        table(results / name)
+
+
+def test_the_clip_of_every_device_is_the_one_in_the_package() -> None:
+    assert DEMO.name == CLIP and DEMO.is_file()
 
 
 def test_one_device_is_one_row(results: Path) -> None:
@@ -67,19 +89,20 @@ def test_one_device_is_one_row(results: Path) -> None:
         "step, detection p50, ms": f"{stages['step']['p50']:.2f}",
         "start-up, ms": "544",
         "memory, MB": "120",
-        "power, W": "7.1",
-        "mJ an emotion": "12",
+        "power, W": "7.10",
+        "mJ a hop": "12.3",
+        "power of": "the processor alone",
         "versions": "edgeemo 0.1.0, python 3.11.7",
         "date": "2026-03-04",
     }
 
 
 def test_what_nobody_measured_has_no_column_and_what_one_did_not_is_blank(results: Path) -> None:
-    put(results, "plain", energy=None, start_up={"total": None}, when=None)
-    assert {"power, W", "mJ an emotion", "start-up, ms", "date"}.isdisjoint(cells(table(results))[0])
+    put(results, "plain", energy=None, start_up={"total": None})
+    assert {"power, W", "mJ a hop", "power of", "start-up, ms"}.isdisjoint(cells(table(results))[0])
     put(results, "metered", start_up=None, stages={})
     metered, plain = cells(table(results))
-    assert metered["power, W"] == "7.1" and plain["power, W"] == ""
+    assert metered["power, W"] == "7.10" and plain["power, W"] == ""
     assert metered["update p50 / p99, ms"] == "" and plain["update p50 / p99, ms"] != ""
     assert "start-up, ms" not in plain
 
@@ -92,7 +115,7 @@ def test_rows_are_by_device_and_precision(results: Path) -> None:
 
 
 def test_a_cell_cannot_break_the_table(results: Path) -> None:
-    put(results, "plain", machine={"processor": "a | b\n<img> [x](y) `z`"})
+    put(results, "plain", machine={"processor": "a | b\n<img> [x](y) `z`", "architecture": "x"})
     (row,) = table(results).splitlines()[2:]
     assert r"a \| b &lt;img> \[x\](y) \`z\`" in row
 
@@ -100,13 +123,24 @@ def test_a_cell_cannot_break_the_table(results: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "error"),
     [
-        ("{", "wrong.json: not JSON: "),
-        ("[]", "wrong.json: not a report of schema 1"),
-        ('{"schema": 2}', "wrong.json: not a report of schema 1"),
-        ('{"schema": 1, "bundle": "default"}', "wrong.json: no graphs, machine, .* in it; give what"),
-        (
-            json.dumps(measured.report(SAMPLES, source="anna/a.mp4")),
-            "'source' is 'anna/a.mp4', not a name alone",
+        ("{", "wrong.json: it is not valid JSON: .*; give what `edgeemo bench --json` wrote"),
+        ("[]", "wrong.json: it is .*; it must be a JSON object"),
+        ('{"schema": 2}', "wrong.json: 'schema' is 2; it must be 1"),
+        ('{"schema": 1, "bundle": "default"}', "wrong.json: 'source' is missing; .*; give what"),
+        *(
+            (json.dumps(measured.report(SAMPLES, **changed)), error)
+            for changed, error in (
+                ({"source": "anna/clip.mp4"}, "'source' is 'anna/clip.mp4', not a name alone"),
+                ({"energy": {"watts": "7"}}, "wrong.json: 'energy.watts' is \"7\"; it must be a number"),
+                ({"energy": {"joules_per_emotion": "7"}}, "'energy.joules_per_emotion' is \"7\"; it must"),
+                ({"energy": {"scope": 7}}, "'energy.scope' is 7; it must be a text"),
+                ({"start_up": {"total": "1 s"}}, "'start_up.total' is \"1 s\"; it must be a number"),
+                ({"memory": {"peak": []}}, "'memory.peak' is .*; it must be a number"),
+                ({"stages": {"step": {"p50": "1"}}}, "'stages.step.p50' is \"1\"; it must be a number"),
+                ({"graphs": {"face": {}}}, "'graphs.face.engine' is missing; it must be a text"),
+                ({"conditions": {"after": ["25W"]}}, "'conditions.after' is .*; it must be an object"),
+                ({"when": None}, "'when' is null; it must be a text"),
+            )
         ),
         (
             json.dumps(measured.report(SAMPLES, detector="/home/anna/yunet.onnx")),
@@ -118,6 +152,88 @@ def test_what_is_no_report_to_publish_is_refused(results: Path, text: str, error
     (results / "wrong.json").write_text(text)
     with pytest.raises(InputError, match=error):
         table(results)
+
+
+@pytest.mark.parametrize(
+    ("changed", "error"),
+    [
+        ({"scenario": "live"}, "it is live, of 'clip.mp4'; .*: measure with .*, without --live and --source"),
+        ({"source": "visit.mp4"}, "it is single-stream, of 'visit.mp4'; the table compares the clip in the"),
+        ({"source": "/home/anna/visit.mp4"}, "it is single-stream, of 'visit.mp4'; the table compares"),
+    ],
+)
+def test_what_cannot_be_compared_is_refused(
+    results: Path, tmp_path: Path, changed: dict[str, Any], error: str
+) -> None:
+    mine, page = tmp_path / "mine.json", results.parent / "README.md"
+    mine.write_text(json.dumps(measured.report(SAMPLES, **changed)))
+    before = page.read_text()
+    with pytest.raises(InputError, match=rf"mine.json: {error}"):
+        add(mine, page, "My board")
+    assert [*results.iterdir()] == [] and page.read_text() == before
+    put(results, "theirs", **changed)
+    with pytest.raises(InputError, match=rf"theirs.json: {error}"):
+        table(results)
+
+
+PATHS = [
+    ("bench '--source=/home/Anna Smith/a b.mp4' --json", "bench '--source=a b.mp4' --json"),
+    ('trtexec "--loadEngine=/home/Anna Smith/x" -v', 'trtexec "--loadEngine=x" -v'),
+    ("trtexec --loadEngine=/home/anna/x -v", "trtexec --loadEngine=x -v"),
+    ("--shapes=a:1x3 '--loadEngine=C:/Users/Anna Smith/x'", "--shapes=a:1x3 '--loadEngine=x'"),
+    ("read C:/Users/anna/x.json again", "read x.json again"),
+    ("C:/Users/Anna Smith/x.json", "x.json"),
+    (r"read D:\clips\anna\x.json again", "read x.json again"),
+    ("see file:///home/anna/x.html there", "see x.html there"),
+    ("see file:/home/anna/x.html, file://box7/home/anna/y", "see x.html, y"),
+    ("'file:///C:/Users/Anna Smith/x y.html'", "'x y.html'"),
+    ("file:///home/Anna Smith/x.html", "x.html"),
+    ("paths a.so:/home/anna/b.so", "paths a.so:b.so"),
+    ("'/home/O'\"'\"'Brien/a b' is there", "'a b' is there"),
+    ('"/home/O\'Brien/a b" is there', '"a b" is there'),
+]
+
+
+@pytest.mark.parametrize(("text", "left"), PATHS)
+def test_a_path_is_left_its_name(text: str, left: str) -> None:
+    assert without_paths({"said": [text]}) == {"said": [left]}
+    found = [*personal({"said": text})]
+    assert found and all("'said' holds the path" in one for one in found)
+    assert [*personal({"said": left})] == []
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "rtsp://guard@hall.local/1",
+        "https://nvidia.com/a:/ b",
+        "'5 ms / step'",
+        "a:b, 1:2",
+        "TensorRT 10.3: face",
+        "'/sys/class/a b'",
+        "1/2",
+    ],
+)
+def test_what_is_no_path_stays(text: str) -> None:
+    assert without_paths(text) == text and [*personal({"said": text})] == []
+
+
+def test_commands_of_trtexec_are_not_published() -> None:
+    report = measured.report(SAMPLES)
+    published = publish(report)
+    assert "trtexec" in json.dumps(report) and "trtexec" not in json.dumps(published)
+    assert published["gpu"]["graphs"]["face"]["throughput"] == 3210.0
+    assert published["gpu"]["timing"] == "cuda events"
+
+
+@pytest.mark.parametrize(
+    ("joules", "cell"),
+    [(5e-5, "0.0500"), (0.0123, "12.3"), (0.175, "175"), (1.75, "1,750"), (50.0, "50,000"), (0.0, "0.00")],
+)
+def test_energy_is_never_with_an_exponent(results: Path, joules: float, cell: str) -> None:
+    put(results, "board", energy={"watts": 1e3 * joules, "joules_per_emotion": joules})
+    (row,) = cells(table(results))
+    assert row["mJ a hop"] == row["power, W"] == cell
 
 
 @pytest.mark.parametrize(
@@ -167,7 +283,7 @@ def test_a_source_is_left_its_name(source: str, left: str) -> None:
 def test_a_report_is_added(results: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(devices, "_user", lambda: "anna")
     page, mine = results.parent / "README.md", tmp_path / "mine.json"
-    mine.write_text(json.dumps(measured.report(SAMPLES, source="/home/anna/a.mp4")))
+    mine.write_text(json.dumps(measured.report(SAMPLES, source="/home/anna/clip.mp4")))
     added = add(mine, page, "My board, 15 W")
     assert added == results / "My_board,_15_W.json" and "anna" not in added.read_text()
     told = page.read_text()

@@ -83,8 +83,11 @@ def test_the_page_says_what_the_report_says() -> None:
         "200 steps in 60 s of clip.mp4; single-stream; int8, 1 thread a graph call; onnxruntime 1.23.2 CPU",
         "Throttled: cpu-throttle-alert", "Coefficient of variation 12 %: clocks changed",
         "Not well known of update: p99 from 500 samples",
-        "over the floor 2.50x", "412.3 steps a second", "544 ms to the first emotion", "120 MB peak", "7.1 W",
-        "12.3 mJ", "21.00 2.10 310 80 61", "INT8 193, FP32 49", "drop rate 1.25%",
+        "over the floor 2.50x", "412.3 hops a second", "544 ms to the first emotion", "120 MB peak",
+        "power 7.10 W the processor alone", "power of the processor alone", "power at rest 2.25 W",
+        "energy a hop 12.3 mJ", "energy a hop above rest 8.40 mJ",
+        "milliseconds import 141 load 92 first 311 total 544 processor 612 Resident memory",
+        "21.00 2.10 310 80 61", "INT8 193, FP32 49", "drop rate 1.25%",
         "dropped frames 3", "temperatures x86 pkg temp 51 63.5", "load 0.1, 0.1, 0 0.9, 0.3, 0.1",
         "on battery no no",
         "face int8-cpu, voice fp32", "rail package-0 7.1 W", "cuda events", "spin wait no", "graph yes",
@@ -104,6 +107,10 @@ def test_the_page_says_what_the_report_says() -> None:
 def test_the_made_report_is_one_of_the_schema() -> None:
     schema = json.loads(files("edgeemo.bench").joinpath("report.schema.json").read_text("utf-8"))
     assert problems(REPORT, schema) == []
+
+
+def test_every_stage_is_explained() -> None:
+    assert set(charts.STAGES) <= GLOSSARY.keys()
 
 
 def test_a_word_that_is_not_on_the_page_is_not_explained() -> None:
@@ -167,7 +174,11 @@ KEPT = {
     "versions",
 }
 INSIDE = [
-    *branches({name: value for name, value in REPORT.items() if name not in KEPT | {"scan"}}),
+    *(
+        where
+        for where in branches({name: value for name, value in REPORT.items() if name not in KEPT | {"scan"}})
+        if where[:2] != ("gpu", "graphs") or len(where) < 4  # one figure of a GPU is shown as any other
+    ),
     *(("stages", "face", name) for name in ("low", "high", "mean", "min", "max", "cv")),
     ("stages", "latency"),
 ]
@@ -275,33 +286,54 @@ def test_a_long_timeline_keeps_its_extremes() -> None:
     assert {y for _, y in running} == {max(heights)}  # a single slow step moves no median
 
 
-def test_the_stack_holds_medians_and_floors() -> None:
-    stages = {
-        "capture": 1.0,
-        "detect": 4.0,
-        "face": 0.5,
-        "decide": 0.25,
-        "deliver": 0.25,
-        "step": 5.0,
-        "step_tracked": 0.8,
+def bars(found: ElementTree.Element) -> list[tuple[str, float]]:
+    drawn = [one for one in found.iter() if one.tag.endswith("rect")]
+    return [(one.attrib["class"], float(one.attrib["width"])) for one in drawn]
+
+
+def test_the_stack_holds_the_medians_of_each_kind_of_hop() -> None:
+    # Milliseconds of five hops, the second and the fourth with detection; voice ran in three of them.
+    hops = {
+        "capture": [1.0, 9.0, 1.2, 9.5, 0.8],
+        "detect": [4.0, 5.0],
+        "face": [0.5, 2.0, 0.6, 2.5, 0.4],
+        "voice": [0.3, 0.7, 0.2],
+        "decide": [0.1, 1.0, 0.2, 1.5, 0.3],
+        "deliver": [0.2, 0.9, 0.4, 0.7, 0.3],
+        "step": [8.0, 9.0],
+        "step_tracked": [0.8, 0.9, 0.7],
+        "step_all": [0.8, 8.0, 0.9, 9.0, 0.7],
     }
-    found = picture(
-        charts.stack({name: {"p50": value} for name, value in stages.items()}, ["face"], {"face": 0.125})
-    )
-    bars = [one for one in found.iter() if one.tag.endswith("rect")]
-    inside = ["capture", "detect", "face", "decide", "deliver"]
-    assert [bar.attrib["class"] for bar in bars] == [
-        *inside,
-        *(name for name in inside if name != "detect"),
-        "face",
+    samples = {name: [1e-3 * value for value in values] for name, values in hops.items()}
+    found = picture(charts.stack(samples, ["face", "voice"], {"face": 0.125}))
+    # Medians are nearest ranks, as in a report.
+    expected = [
+        *(
+            ("capture", 9.0),
+            ("detect", 4.0),
+            ("face", 2.0),
+            ("voice", 0.3),
+            ("decide", 1.0),
+            ("deliver", 0.7),
+        ),
+        *(("capture", 1.0), ("face", 0.5), ("voice", 0.3), ("decide", 0.2), ("deliver", 0.3)),
+        ("face", 0.125),
     ]
-    unit = float(bars[0].attrib["width"])
-    for bar in bars[:-1]:
-        assert float(bar.attrib["width"]) == pytest.approx(stages[bar.attrib["class"]] * unit, abs=0.2)
-    assert float(bars[-1].attrib["width"]) == pytest.approx(0.125 * unit, abs=0.2)
-    left = float(bars[0].attrib["x"])
+    drawn = bars(found)
+    assert [kind for kind, _ in drawn] == [kind for kind, _ in expected]
+    unit = drawn[0][1] / 9.0
+    for (_, wide), (_, value) in zip(drawn, expected, strict=True):
+        assert wide == pytest.approx(value * unit, abs=0.2)
+    left = min(float(one.attrib["x"]) for one in found.iter() if one.tag.endswith("rect"))
     marks = [mark[0][0] - left for mark in paths(found, "whisker")]
-    assert marks == pytest.approx([6.25 * unit, 2.05 * unit], abs=0.2)  # the whole step, capture and delivery
+    assert marks == pytest.approx([17.9 * unit, 2.0 * unit], abs=0.2)  # whole hops: 17.9, 19.2; 2.0, 2.5, 1.8
+
+
+def test_a_stack_of_one_kind_of_hop_has_one_row() -> None:
+    tracked = {"face": [0.5, 0.6], "step_tracked": [0.8, 0.9], "step_all": [0.8, 0.9]}
+    assert [kind for kind, _ in bars(picture(charts.stack(tracked, ["face"], {})))] == ["face"]
+    detected = {"detect": [0.5, 0.6], "step": [0.8, 0.9], "step_all": [0.8, 0.9]}
+    assert [kind for kind, _ in bars(picture(charts.stack(detected, ["face"], {})))] == ["detect"]
 
 
 def test_scaling_is_a_line_through_its_medians() -> None:
@@ -316,3 +348,37 @@ def test_scaling_is_a_line_through_its_medians() -> None:
 def test_a_page_that_cannot_be_written(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"missing/page\.html: cannot be written: No such file.*name a file"):
         write_page(REPORT, SAMPLES, tmp_path / "missing" / "page.html")
+
+
+def test_no_path_of_this_machine_is_on_the_page() -> None:
+    gpu = copy.deepcopy(REPORT["gpu"])
+    gpu["graphs"]["face"]["trtexec"] = "trtexec '--loadEngine=/home/Anna Smith/face.engine' --noTF32"
+    report = {**REPORT, "gpu": gpu, "source": "/home/Anna Smith/my clip.mp4"}
+    command = "edgeemo bench --source '/home/Anna Smith/my clip.mp4' --html=/home/anna/page.html"
+    text = page(report, SAMPLES, command)
+    assert "Smith" not in text and "anna" not in text and "/home" not in text
+    said = words(text)
+    assert "command edgeemo bench --source 'my clip.mp4' --html=page.html" in said
+    assert "trtexec trtexec '--loadEngine=face.engine' --noTF32" in said and "source my clip.mp4" in said
+
+
+@pytest.mark.parametrize(
+    ("joules", "said"), [(5e-5, "0.0500 mJ"), (0.175, "175 mJ"), (1.75, "1,750 mJ"), (50.0, "50,000 mJ")]
+)
+def test_energy_is_never_with_an_exponent(joules: float, said: str) -> None:
+    report = {**REPORT, "energy": {"watts": 1234.5, "joules_per_emotion": joules}}
+    text = words(page(report, SAMPLES))
+    assert f"energy a hop {said}" in text and "power 1,234 W" in text and "e+" not in text
+
+
+def test_large_figures_are_written_out() -> None:
+    floor = {**REPORT["floor"], "rates": {"int8": 9999.8}}
+    report = {**REPORT, "seconds": 36_000.4, "throughput": 12345.6, "floor": floor}
+    text = words(page(report, SAMPLES))
+    assert "steps in 36,000 s of" in text and "12,346 hops a second" in text and "INT8 10,000" in text
+
+
+def test_a_graph_that_does_not_run_in_every_hop_is_told() -> None:
+    note = "A graph that did not run in every hop"
+    assert note not in words(page(REPORT, SAMPLES))
+    assert note in words(page(REPORT, {**SAMPLES, "voice": SAMPLES["voice"][::2]}))

@@ -11,7 +11,8 @@ import pytest
 from edgeemo import cli
 from edgeemo.bench import measure
 from edgeemo.bench import report as reporting
-from edgeemo.bench.report import STAGES, bench
+from edgeemo.bench.charts import STAGES
+from edgeemo.bench.report import bench
 from edgeemo.bench.statistics import PERCENTILES, WarmUp
 from tests.capture.media import write_clip
 from tests.support.json_schema import problems
@@ -121,6 +122,7 @@ def test_the_default_bundle_is_measured(
     assert 0 < found["overhead"] < 1 and found["detector"] in ("cascade", "yunet")
     for graph in (*found["floor"]["graphs"].values(), found["floor"]["update"]):
         assert graph["floor"] > 0 and graph["ratio"] > 0
+    assert found["floor"]["graphs"].keys() == {"face", "voice", "fusion"}
     parts = [found["start_up"][name] for name in ("import", "load", "first")]
     assert sum(parts) == pytest.approx(found["start_up"]["total"], rel=0.5)  # medians of several starts
     assert found["memory"]["peak"] >= found["memory"]["steady"] > found["memory"]["import"] > 0
@@ -148,6 +150,17 @@ def test_a_report_is_compared_with_an_older_one(
     compared = json.loads(out)["against"]
     assert compared["comparable"] and compared["regressions"] == ["update p50"] * status
     assert ("worse than in the report of" in err and "update p50" in err) == bool(status)
+
+
+def test_an_older_report_of_another_kind_is_refused_at_once(
+    heard: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    older = bench(heard[2], heard[4], reporting.Options(seconds=0.1, steps_only=True)).to_dict()
+    (tmp_path / "older.json").write_text(json.dumps(older))
+    monkeypatch.setattr(reporting, "bench", None)
+    words = [*heard, "--against", str(tmp_path / "older.json"), "--threads", "2", "--precision", "fp32"]
+    assert cli.main(words) == 2
+    assert "it was measured with precision int8, not fp32; threads 1, not 2" in capsys.readouterr().err
 
 
 def test_a_roofline_and_a_table_measure_nothing(
@@ -187,6 +200,10 @@ def test_samples_are_kept_beside_the_figures(heard: list[str]) -> None:
         (["--bundle", "nowhere"], "bundle nowhere: does not exist"),
         (["--detector", "nowhere.onnx"], "no file at nowhere.onnx"),
         (["--against", "nowhere.json"], "report nowhere.json: No such file"),
+        (["--html", "nowhere/page.html"], "--html nowhere/page.html: cannot be written: No such file"),
+        (["--age", "60", "--live", "--html", "a.html"], "--age: --html, --live would do nothing beside it"),
+        (["--device", "thor-t5000", "--table", "x"], "--device: --table would do nothing beside it"),
+        (["--table", "nowhere"], "nowhere"),
     ],
 )
 def test_wrong_input(words: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
