@@ -108,7 +108,8 @@ class Resampler:
         self._block_out, self._block_in = repeats * self._up, repeats * self._down
         self._width = self._taps - 1 + self._block_in
         self._exact = self._block_out * self._width <= _MOST_WEIGHTS
-        self._weights = np.empty(0) if self._same else self._block() if self._exact else self._phases()
+        self._weights = np.empty(0) if self._same or self._exact else self._phases()
+        self._groups = self._grouped(self._block()) if self._exact and not self._same else []
         self.reset()
 
     def reset(self) -> None:
@@ -151,8 +152,10 @@ class Resampler:
         known = min(len(self._buffer), len(padded))
         padded[:known] = self._buffer[:known]
         windows = np.lib.stride_tricks.sliding_window_view(padded, self._width)[:: self._block_in]
-        # Overlapping rows are copied first: BLAS takes none.
-        blocks = np.ascontiguousarray(windows) @ self._weights
+        blocks = np.empty((rows, self._block_out))
+        for inputs, outputs, weights in self._groups:
+            # Overlapping rows are copied first: BLAS takes none.
+            blocks[:, outputs] = np.ascontiguousarray(windows[:, inputs]) @ weights
         return blocks.reshape(-1)[begin : begin + count]
 
     def _make_interpolated(self, count: int) -> NDArray[np.float64]:
@@ -176,6 +179,18 @@ class Resampler:
         ages = positions[None, :] - (np.arange(self._width) - (self._taps - 1))[:, None]
         weights = self._kernel(ages)
         return np.ascontiguousarray(weights / weights.sum(axis=0))
+
+    def _grouped(self, block: NDArray[np.float64]) -> list[tuple[slice, slice, NDArray[np.float64]]]:
+        """Neighbouring outputs with the inputs that they need: half of a block's weights are 0 otherwise."""
+        groups = []
+        for numbers in np.array_split(np.arange(self._block_out), max(1, 2 * self._block_in // self._taps)):
+            first, last = int(numbers[0]), int(numbers[-1])
+            # A weight at the very end of the support may be one input further, by rounding.
+            oldest = max(first * self._down // self._up - 1, 0)
+            newest = last * self._down // self._up + self._taps + 1
+            inputs, outputs = slice(oldest, min(newest, self._width)), slice(first, last + 1)
+            groups.append((inputs, outputs, np.ascontiguousarray(block[inputs, outputs])))
+        return groups
 
     def _phases(self) -> NDArray[np.float64]:
         """Weights of the inputs of one output per phase, oldest input first, shape (phases + 1, taps)."""

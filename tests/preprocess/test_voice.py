@@ -211,3 +211,15 @@ def test_samples_that_are_refused(samples: Any, says: str) -> None:
 def test_ragged_lists_are_refused() -> None:
     with pytest.raises(InputError):
         to_mono([[0.1, 0.2], [0.3]])
+
+
+@pytest.mark.parametrize("rate", [4000, 8000, 11025, 12000, 22050, 24000, 32000, 44100, 48000, 96000, 192000])
+def test_no_weight_is_left_out_where_outputs_are_grouped(rate: int) -> None:
+    resampler = Resampler(rate, 16000)
+    if not resampler._exact:
+        pytest.skip("its weights are interpolated")
+    block = resampler._block()
+    grouped = np.zeros_like(block)
+    for inputs, outputs, weights in resampler._groups:
+        grouped[inputs, outputs] = weights
+    assert np.array_equal(grouped, block)
