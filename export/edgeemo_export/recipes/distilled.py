@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 import logging
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -35,6 +35,7 @@ from .voice import VoiceModel
 log = logging.getLogger("edgeemo.export")
 
 SCHEDULE = Schedule(epochs=50, rate=3e-3, decay=0.05)
+VOICE_SCHEDULE = replace(voice.SCHEDULE, epochs=240)
 TEACHERS = "teachers.sha256"
 TOGETHER = 32
 """Rows that `distil.relations` compares."""
@@ -96,11 +97,15 @@ class FaceConfig(face.Config):
 class VoiceConfig(voice.Config):
     """Settings of the voice.
 
+    It learns for far longer than without teachers: from 70 epochs to 240 it gained most on speakers that
+    nothing was trained on.
+
     Attributes:
         lesson: see [Lesson][].
     """
 
-    varied: float = 0.8
+    schedule: Schedule = VOICE_SCHEDULE
+    varied: float = 0.2
     lesson: Lesson = Lesson()
 
 
