@@ -185,7 +185,7 @@ class _Writer:
         operators = table.operators.values()
         self.results = {operator.result for operator in operators} if encoding.results else set()
         self.pairs = self.results | {operator.input for operator in operators} | set(table.residuals.values())
-        self.weights = {operator.weight for operator in operators}
+        self.weights = list(dict.fromkeys(operator.weight for operator in operators))  # in order: equal bytes
         self.replaced = {value.name for value in graph.output} & self.results
 
     def write(self) -> None:
