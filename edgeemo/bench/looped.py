@@ -23,7 +23,7 @@ BLOCKS = 5
 _DEPTH = {"face": 1, "voice": 100}
 """Items that wait in each lane of a live source, as of a camera and of a microphone."""
 
-_AHEAD = 64  # events that are decoded before their time, about a second
+_AHEAD = 32  # events that are decoded before their time, about half a second
 
 
 class Looped:

@@ -205,8 +205,8 @@ def leaving(model: onnx.ModelProto) -> Leaving:
         InputError: the graph has no such operator, or its result is not rounded.
     """
     view = View(model, "trunk.")
-    # A head that reads a rounded trunk has its weights in floating point.
-    last = [node for node in view.nodes if view.quantised(node) and view.rounded(node.input[1])]
+    # A head that reads a rounded trunk has its weights, or the shares of a pooling, in floating point.
+    last = [node for node in view.nodes if view.quantised(node) and all(map(view.rounded, node.input[:2]))]
     if not last:
         raise InputError(f"graph {model.graph.name!r}: no operator of it runs in INT8")
     tensor, name, step = last[-1].output[0], last[-1].output[0], None
