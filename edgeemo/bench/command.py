@@ -133,8 +133,11 @@ def _demand_like(older: Mapping[str, Any], arguments: argparse.Namespace) -> Non
 
 
 def _demand_writable(page: Path) -> None:
+    there = page.exists()
     try:
         page.open("a", encoding="utf-8").close()
+        if not there:  # nothing is left behind when the measurement fails
+            page.unlink()
     except OSError as error:
         raise InputError(
             f"--html {page}: cannot be written: {error.strerror}; name a file in a folder"

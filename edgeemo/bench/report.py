@@ -140,7 +140,7 @@ class Report:
             "gpu": None if self.gpu is None else self.gpu.to_dict(),
             "enough": self.update.enough,
             "advice": self.update.advice(self.seconds) or None,
-            "early_stopping": {name: self._stopped(name) for name in ("update", "latency")},
+            "early_stopping": {name: self.stopped(name) for name in ("update", "latency")},
         }
 
     def _memory(self) -> dict[str, float | None] | None:
@@ -148,7 +148,7 @@ class Report:
             return None
         return {name: self.start_up.memory[name] for name in ("import", "loaded", "steady", "peak")}
 
-    def _stopped(self, stage: str) -> dict[str, float | None]:
+    def stopped(self, stage: str) -> dict[str, float | None]:
         """Milliseconds that a percentile of a stage does not exceed, as MLPerf's early stopping has it."""
         found = {f"p{part}": early_stopping(self.samples[stage], part) for part in (90, 99)}
         return {name: None if one is None else float(f"{1e3 * one:.5g}") for name, one in found.items()}
@@ -388,7 +388,7 @@ def _lines(report: Report) -> Iterator[str]:
         if share is not None:
             yield f"{name:<17} {share:.1%}"
     yield f"{'throughput':<17} {report.throughput:g} steps/s"
-    stopped = report.to_dict()["early_stopping"]["latency"]["p90"]
+    stopped = report.stopped("latency")["p90"]
     if stopped is not None and report.live is None:
         yield f"{'single stream':<17} {stopped:.3f} ms: p90 of the latency with MLPerf's early stopping"
     yield from _beside(report)

@@ -25,11 +25,14 @@ def works(bundle: Bundle, precision: str) -> dict[str, Work]:
         InputError: a graph holds products that cannot be counted.
         BundleError: a file is not the one that the manifest describes.
     """
-    found = {}
-    for name, spec in bundle.graphs.items():
-        encoding = next((one for one in _ENCODINGS[precision] if one in spec.files), "fp32")
-        found[name] = works_of_files(bundle, {name: encoding})[name]
-    return found
+    wanted = _ENCODINGS[precision]
+    return works_of_files(
+        bundle,
+        {
+            name: next((encoding for encoding in wanted if encoding in spec.files), "fp32")
+            for name, spec in bundle.graphs.items()
+        },
+    )
 
 
 def works_of_files(bundle: Bundle, encodings: Mapping[str, str], faces: int = 1) -> dict[str, Work]:

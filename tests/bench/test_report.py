@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import pytest
 
 from edgeemo import cli
-from edgeemo.bench import measure
+from edgeemo.bench import command, gpu, measure, scan
 from edgeemo.bench import report as reporting
 from edgeemo.bench.charts import STAGES
 from edgeemo.bench.report import bench
@@ -150,6 +151,20 @@ def test_a_report_is_compared_with_an_older_one(
     compared = json.loads(out)["against"]
     assert compared["comparable"] and compared["regressions"] == ["update p50"] * status
     assert ("worse than in the report of" in err and "update p50" in err) == bool(status)
+
+
+def test_a_page_that_was_not_written_leaves_no_file(tmp_path: Path) -> None:
+    page = tmp_path / "page.html"
+    assert cli.main(["bench", "--source", "missing.mp4", "--steps-only", "--html", str(page)]) == 2
+    assert not page.exists()
+
+
+def test_the_words_of_the_command_are_those_of_its_parts() -> None:
+    """They are written out there, so that no verb waits for what only a measurement imports."""
+    parser = argparse.ArgumentParser()
+    command.add_options(parser, int, float)
+    choices = {action.dest: action.choices for action in parser._actions}
+    assert tuple(choices["scan"] or ()) == scan.AXES and tuple(choices["like"] or ()) == tuple(gpu.LIKE)
 
 
 def test_an_older_report_of_another_kind_is_refused_at_once(
