@@ -118,14 +118,14 @@ def test_what_no_growth_can_be_found_of(times: list[float], sizes: list[float]) 
 
 
 def test_a_step_that_keeps_nothing() -> None:
-    found = allocations(lambda: np.zeros(1000).sum(), steps=50)
+    found = allocations(lambda: np.zeros(1000).sum())
     assert found.kept < 20 and abs(found.blocks) < 0.5
     assert 8000 <= found.temporary < 10_000
 
 
 def test_a_step_that_keeps_an_array_is_found_and_named() -> None:
     held: list[object] = []
-    found = allocations(lambda: held.append(np.zeros(1000)), steps=50)
+    found = allocations(lambda: held.append(np.zeros(1000)))
     assert 8000 <= found.kept < 9000
     assert 1 <= found.blocks < 4
     assert found.places[0].startswith(__file__)
@@ -144,7 +144,7 @@ def test_what_refers_to_itself_is_not_kept() -> None:
         held: list[object] = [np.zeros(1000)]
         held.append(held)
 
-    assert allocations(step, steps=50).kept < 20
+    assert allocations(step).kept < 20
 
 
 def test_what_replaces_what_was_there_before_is_not_kept() -> None:
@@ -153,7 +153,7 @@ def test_what_replaces_what_was_there_before_is_not_kept() -> None:
     def step() -> None:
         held[0] = np.zeros(1000)
 
-    assert allocations(step, steps=50).kept < 20
+    assert allocations(step).kept < 20
 
 
 def test_tracing_ends_where_a_step_fails() -> None:
