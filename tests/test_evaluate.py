@@ -12,7 +12,7 @@ import pytest
 
 from edgeemo.errors import EdgeEmoError, InputError, SourceError
 from edgeemo.evaluate import evaluate
-from edgeemo.figures import Answer, calibration_error, report
+from edgeemo.figures import Answer, calibration_error, chance_error, report
 from edgeemo.recognition.emotion import Emotion
 from edgeemo.recognition.recognizer import Recognizer
 from tests.capture.media import write_clip
@@ -178,7 +178,8 @@ def test_a_report_is_json_and_text(tmp_path: Path, model: Recognizer, tiny: Tiny
     result = evaluate(manifest(tmp_path, "label,face", f"fear,{face}"), model, face_is_cropped=True)
     written = json.loads(json.dumps(result.to_dict(), allow_nan=False))
     assert set(written) == {
-        "n", "wa", "ua", "recall", "confusion", "labels", "ece", "single", "late", "classes", "absent",
+        "n", "wa", "ua", "recall", "confusion", "labels", "ece", "ece_chance", "single", "late", "classes",
+        "absent",
     }  # fmt: skip
     assert written["labels"] == list(LABELS) and np.shape(written["confusion"]) == (7, 7)
     assert "UA 100.0%" in str(result) and "fear" in str(result)
@@ -346,6 +347,9 @@ def test_figures_by_hand() -> None:
     assert result.late == pytest.approx((1 / 3 + 1) / 2)
     # Two answers of 0.8 are right, one of 0.7 is wrong: (2 * 0.2 + 0.7) / 3.
     assert result.ece == pytest.approx((2 * 0.2 + 0.7) / 3)
+    # Of 0.8 twice and 0.7 once, in bins of their own.
+    spread = np.sqrt(2 * 0.8 * 0.2) + np.sqrt(0.7 * 0.3)
+    assert result.ece_chance == pytest.approx(np.sqrt(2 / np.pi) * spread / 3)
 
 
 def test_calibration_error_of_a_calibrated_and_of_a_boastful_model() -> None:
@@ -356,3 +360,17 @@ def test_calibration_error_of_a_calibrated_and_of_a_boastful_model() -> None:
     assert calibration_error(table, truth) < 0.02
     assert calibration_error(np.array([[1.0, 0.0]] * 4), np.array([0, 1, 1, 1])) == pytest.approx(0.75)
     assert calibration_error(np.full((2, 2), np.nan), np.array([0, 1])) == 0.0
+
+
+@pytest.mark.parametrize("n", [100, 300, 3000])
+def test_the_error_by_chance_is_what_calibrated_answers_show(n: int) -> None:
+    random = np.random.default_rng(n)
+    top = random.uniform(0.4, 1.0, n)
+    table = np.stack([top, np.zeros(n)], axis=1)
+    shown = [calibration_error(table, (random.random(n) > top).astype(int)) for _ in range(400)]
+    assert chance_error(table) == pytest.approx(np.mean(shown), rel=0.04)
+
+
+def test_the_error_by_chance_of_the_certain_and_of_nobody() -> None:
+    assert chance_error(np.array([[1.0, 0.0]] * 4)) == 0.0
+    assert chance_error(np.full((2, 2), np.nan)) == 0.0

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeemo.figures import BINS
+from edgeemo.figures import BINS, bins, chance_error
 
 DRAWS = 10_000
 """Bootstrap samples of an interval."""
@@ -120,6 +120,8 @@ class SetFigures:
         wa: share of the items that are answered right.
         ua: mean recall of the classes present.
         ece: expected calibration error of the top probability.
+        ece_chance: what a calibrated model would show of it, by `edgeemo.figures.chance_error`, with the top
+            probabilities of FP32 and of INT8.
         classes: the classes present.
         changes: items of which the answer became wrong or right.
         agreement: of the answers.
@@ -133,6 +135,7 @@ class SetFigures:
     wa: Compared
     ua: Compared
     ece: Compared
+    ece_chance: tuple[float, float]
     classes: tuple[ClassFigures, ...]
     changes: Changes
     agreement: Agreement
@@ -259,6 +262,7 @@ def judge(answers: Answers, *, draws: int = DRAWS, seed: int = 0) -> SetFigures:
         wa=_compared(value, drawn, 0),
         ua=_compared(value, drawn, 1),
         ece=_compared(value, drawn, 2),
+        ece_chance=(chance_error(answers.fp32), chance_error(answers.int8)),
         classes=tuple(
             ClassFigures(
                 label=answers.labels[place],
@@ -353,7 +357,7 @@ def _tallies(answers: Answers) -> Floats:
         right = chosen == answers.truth
         top = np.where(there, np.nan_to_num(table).max(axis=1), 0.0)
         columns.append(own * right[:, None])
-        gaps.append(np.eye(BINS)[_bins(top)] * np.where(there, right - top, 0.0)[:, None])
+        gaps.append(np.eye(BINS)[bins(top)] * np.where(there, right - top, 0.0)[:, None])
         answered.append(there[:, None].astype(np.float64))
     return np.concatenate([*columns, *gaps, *answered], axis=1)
 
@@ -404,12 +408,6 @@ def _chosen(table: Floats) -> NDArray[np.int64]:
     return np.where(answered, np.nan_to_num(table).argmax(axis=1), -1)
 
 
-def _bins(top: Floats) -> NDArray[np.int64]:
-    """The bin of each top probability: it holds its upper end, the first also 0, as in `edgeemo.figures`."""
-    bins: NDArray[np.int64] = np.clip(np.ceil(top * BINS).astype(np.int64) - 1, 0, BINS - 1)
-    return bins
-
-
 def _changes(fp32: NDArray[np.bool_], int8: NDArray[np.bool_], rows: NDArray[np.bool_]) -> Changes:
     lost, won = (int(np.count_nonzero(found & rows)) for found in (fp32 & ~int8, int8 & ~fp32))
     return Changes(lost, won, mcnemar(lost, won))
@@ -424,9 +422,9 @@ def _agreement(answers: Answers, fp32: NDArray[np.int64], int8: NDArray[np.int64
 def _reliability(table: Floats, right: NDArray[np.bool_]) -> tuple[Bin, ...]:
     answered = ~np.isnan(table[:, 0])
     top, hit = table[answered].max(axis=1, initial=0.0), right[answered]
-    bins = _bins(top)
+    places = bins(top)
     return tuple(
         Bin(int(rows.sum()), float(top[rows].mean()), float(hit[rows].mean()))
-        for rows in (bins == place for place in range(BINS))
+        for rows in (places == place for place in range(BINS))
         if rows.any()
     )

@@ -138,7 +138,8 @@ def _accuracy(name: str, figures: Figures) -> str:
         f"{agreement['labels']:.2%} of the labels are equal; a probability differs by "
         f"{agreement['mean']:.4f} in the mean and by {agreement['worst']:.3f} at most. {changes['lost']} "
         f"items lost and {changes['won']} won, McNemar p = {changes['p']:.3g}. Without an answer: FP32 "
-        f"{absent[0]}, INT8 {absent[1]}."
+        f"{absent[0]}, INT8 {absent[1]}. A calibrated model with the same top probabilities of as many items "
+        f"would show an ECE of {figures['ece_chance'][0]:.3f} and {figures['ece_chance'][1]:.3f} on average."
     )
     head = ("", "FP32", "INT8", "INT8 less FP32", "kept")
     return table(f"Accuracy and calibration on {name}", head, rows) + f"\n<p>{said}</p>"

@@ -148,6 +148,7 @@ def entry(data: str, given: str, name: str, precision: str, report: Report) -> d
     """
     entry: dict[str, Any] = {"data": data, "given": given, "precision": precision, "n": report.n}
     entry |= {"wa": round(report.wa, 4), "ua": round(report.ua, 4), "ece": round(report.ece, 4)}
+    entry["ece_chance"] = round(report.ece_chance, 4)
     if report.single is not None and report.late is not None:
         entry["single"] = {key: round(value, 4) for key, value in report.single.items()}
         entry["late"] = round(report.late, 4)
@@ -158,14 +159,15 @@ def entry(data: str, given: str, name: str, precision: str, report: Report) -> d
 
 def _table(entries: Sequence[dict[str, Any]]) -> str:
     lines = [
-        "| test set | given | precision | n | WA | UA | ECE | UA of the face, of the voice, of both added |",
-        "|---" * 8 + "|",
+        "| test set | given | precision | n | WA | UA | ECE | ECE by chance "
+        "| UA of the face, of the voice, of both added |",
+        "|---" * 9 + "|",
     ]
     for entry in entries:
         alone = ""
         if "single" in entry:
             alone = ", ".join(f"{value:.3f}" for value in (*entry["single"].values(), entry["late"]))
-        figures = " | ".join(f"{entry[key]:.3f}" for key in ("wa", "ua", "ece"))
+        figures = " | ".join(f"{entry[key]:.3f}" for key in ("wa", "ua", "ece", "ece_chance"))
         named = " | ".join(str(entry[key]) for key in ("data", "given", "precision", "n"))
         lines.append(f"| {named} | {figures} | {alone} |")
     return "\n".join(lines)
@@ -224,7 +226,9 @@ def _page(manifest: dict[str, Any], table: str, sections: Sequence[str]) -> str:
                 "Written by `edgeemo-export results`; one trained model, seed "
                 f"{provenance['seed']}. Splits are by speaker. Trained on {'; '.join(provenance['data'])}; "
                 f"calibrated on {'; '.join(provenance['development'])}. "
-                f"Intervals are 95 % percentile bootstrap intervals over the items ({DRAWS:,} draws).",
+                f"Intervals are 95 % percentile bootstrap intervals over the items ({DRAWS:,} draws). "
+                "ECE by chance is what a calibrated model would show on average, with the same top "
+                "probabilities of as many items.",
                 table,
                 *sections,
             ]

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import numpy as np
 import pytest
 
-from edgeemo.figures import calibration_error, recalls
+from edgeemo.figures import calibration_error, chance_error, recalls
 from edgeemo_calibration.gate import (
     Answers,
     Changes,
@@ -148,6 +148,7 @@ def test_figures_are_those_of_evaluate() -> None:
         assert getattr(found.wa, side).value == pytest.approx(np.mean(chosen == given.truth))
         assert getattr(found.ua, side).value == pytest.approx(np.mean(list(recall.values())))
         assert getattr(found.ece, side).value == pytest.approx(calibration_error(table, given.truth))
+        assert found.ece_chance[place] == pytest.approx(chance_error(table))
         assert [getattr(entry.recall, side).value for entry in found.classes] == pytest.approx(
             list(recall.values())
         )
