@@ -1,7 +1,8 @@
 """The command `edgeemo`: one verb each.
 
-Exit status: 0 done, 1 a check said no, 2 wrong usage or input, 130 interrupted from the keyboard. A reader
-that closes the pipe early has what it wanted, so that is 0.
+Exit status: 0 done, 1 a check said no, 2 wrong usage or input, 130 interrupted from the keyboard, 143
+ended by SIGTERM; both close what is open first, such as a session that is recorded. A reader that closes the
+pipe early has what it wanted, so that is 0.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from typing import TYPE_CHECKING
 # Everything heavy is imported by the verb that needs it: `edgeemo --help` must answer at once.
 from edgeemo import __version__
 from edgeemo.bench.command import add_options as _add_bench_options
-from edgeemo.console import Console, OutputError
+from edgeemo.console import Console, OutputError, forget_output, unwound_by_sigterm
 from edgeemo.errors import CheckFailed, EdgeEmoError, InputError
 
 if TYPE_CHECKING:
@@ -39,13 +40,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: The words after the program's name; by default those of this process.
 
     Raises:
-        SystemExit: The words are not a command (status 2), or ask for help (0).
+        SystemExit: The words are not a command (status 2), or ask for help (0), or SIGTERM came (143).
     """
     console = Console(sys.stdout, sys.stderr)
     # Standard error is ours: what OpenCV warns of on the way to an error is in the error's words. It reads
     # this when it is imported.
     os.environ.setdefault("OPENCV_LOG_LEVEL", "ERROR")
-    with console.showing_log():
+    with console.showing_log(), unwound_by_sigterm():
         try:
             words = sys.argv[1:] if argv is None else list(argv)
             arguments = _parser().parse_args(words)
@@ -59,18 +60,12 @@ def main(argv: Sequence[str] | None = None) -> int:
             console.message("interrupted")
             return 130
         except BrokenPipeError:
-            _forget_output()
+            forget_output()
             return 0
         except OutputError as error:
-            _forget_output()
+            forget_output()
             console.message(str(error))
             return 2
-
-
-def _forget_output() -> None:
-    """Keep the interpreter, which flushes standard output once more when it ends, from complaining."""
-    with contextlib.suppress(OSError, AttributeError):
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 # --- verbs: each takes its arguments and the console and returns the exit status

@@ -8,6 +8,7 @@ import json
 import logging
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -21,6 +22,7 @@ import pytest
 import edgeemo
 from edgeemo import cli, doctor
 from edgeemo.capture import source as capture_source
+from edgeemo.capture.source import Frame
 from edgeemo.errors import BackendError, CheckFailed, SourceError
 from edgeemo.recognition.emotion import Emotion
 from tests.capture.sessions import Made, expire, frame, ordinary, sound
@@ -353,6 +355,29 @@ def test_what_was_agreed_to_is_recorded(
     assert kept[1] - kept[0] == timedelta(days=days) and f"{days} days" in about["consent"]["asked"]
     assert ("[y/N]" in shown.getvalue()) == (given == "terminal")
     assert f"recorded 3 pictures and 0.3 s of sound, in {session}" in shown.getvalue()
+    assert source.closed
+
+
+def test_a_service_that_is_stopped_finishes_its_session(
+    source: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def watch(source: Any, **given: Any) -> Iterator[Emotion]:
+        for event in source:
+            if isinstance(event, Frame) and event.time > 0.1:
+                os.kill(os.getpid(), signal.SIGTERM)
+            yield answer(0)
+
+    monkeypatch.setitem(vars(edgeemo), "watch", watch)
+    before = signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a failure must not end the tests
+    try:
+        with pytest.raises(SystemExit) as ended:
+            cli.main(["run", "--camera", "0", "--record", str(tmp_path), "--consent", "--json"])
+        assert ended.value.code == 143
+        assert signal.getsignal(signal.SIGTERM) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    (session,) = tmp_path.iterdir()
+    assert json.loads((session / "session.json").read_text())["frames"] == 2
     assert source.closed
 
 

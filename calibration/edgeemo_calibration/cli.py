@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
 import os
-import signal
 import sys
-import threading
-from collections.abc import Iterator, Sequence
-from types import FrameType
+from collections.abc import Sequence
 
-from edgeemo.console import Console, OutputError
+from edgeemo.console import Console, OutputError, forget_output, unwound_by_sigterm
 from edgeemo.errors import CheckFailed, EdgeEmoError
 
 from .commands import encode, prove, ranges, select
@@ -39,7 +35,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     console = Console(sys.stdout, sys.stderr, "edgeemo-calibrate")
     # What OpenCV warns of on the way to an error is in the error's words; it reads this when it is imported.
     os.environ.setdefault("OPENCV_LOG_LEVEL", "ERROR")
-    with console.showing_log(), _unwound_by_sigterm():
+    with console.showing_log(), unwound_by_sigterm():
         try:
             arguments = _parser().parse_args(argv)
             status: int = arguments.run(arguments, console)
@@ -49,11 +45,11 @@ def main(argv: Sequence[str] | None = None) -> int:
             return 1 if isinstance(error, CheckFailed) else 2
         except BrokenPipeError:
             # Not 0: what was not read may be the verdict of a gate.
-            _forget_output()
+            forget_output()
             console.message("standard output cannot be written: its reader has gone")
             return 2
         except OutputError as error:
-            _forget_output()
+            forget_output()
             console.message(str(error))
             return 2
         except OSError as error:
@@ -62,29 +58,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         except KeyboardInterrupt:
             console.message("interrupted")
             return 130
-
-
-@contextlib.contextmanager
-def _unwound_by_sigterm() -> Iterator[None]:
-    """Let SIGTERM end the work as Ctrl-C does, so that no unproven bundle is left half-way."""
-
-    def end(number: int, _: FrameType | None) -> None:
-        raise SystemExit(128 + number)
-
-    if threading.current_thread() is not threading.main_thread():  # where no handler can be set
-        yield
-        return
-    before = signal.signal(signal.SIGTERM, end)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
-
-
-def _forget_output() -> None:
-    """Keep the interpreter, which flushes standard output once more when it ends, from complaining."""
-    with contextlib.suppress(OSError, AttributeError, ValueError):
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _said(error: OSError) -> str:
