@@ -118,6 +118,7 @@ class Resampler:
         self._buffer = np.zeros(self._taps - 1)
         # Where the next output is, in input samples times `up`, which makes it an integer.
         self._next = 0
+        self._made: list[NDArray[np.float32]] = []
 
     def push(self, samples: ArrayLike) -> NDArray[np.float32]:
         """Take the next chunk, mono or not, and give what it completes, float32 of shape (n,).
@@ -125,21 +126,52 @@ class Resampler:
         Raises:
             InputError: What `to_mono` refuses; the stream goes on as if it had not been pushed.
         """
-        mono = to_mono(samples)
-        if self._same:
-            return mono
-        pieces = [self._advance(mono[start : start + _PIECE]) for start in range(0, len(mono), _PIECE)]
-        return np.concatenate(pieces) if pieces else np.zeros(0, np.float32)
+        self.take(samples)
+        return self.give()
 
-    def _advance(self, samples: NDArray[np.float32]) -> NDArray[np.float32]:
-        self._buffer = np.concatenate((self._buffer, samples))
-        received = len(self._buffer) - (self._taps - 1)
-        count = max(ceil((received * self._up - self._next) / self._down), 0)
+    def take(self, samples: ArrayLike) -> int:
+        """Take the next chunk, and tell how many samples it completes; `give` makes them.
+
+        Five chunks that are given at once cost a third of five that are pushed.
+
+        Raises:
+            InputError: What `to_mono` refuses; the stream goes on as if it had not been taken.
+        """
+        mono, before = to_mono(samples), self._ready()
+        for start in range(0, len(mono), _PIECE):
+            self._buffer = np.concatenate((self._buffer, mono[start : start + _PIECE]))
+            if len(self._buffer) > _PIECE + self._width:
+                self._made.append(self._make())
+        return self._ready() - before
+
+    def give(self) -> NDArray[np.float32]:
+        """All that was completed since the last call, float32 of shape (n,)."""
+        made, self._made = [*self._made, self._make()], []
+        return np.concatenate(made) if len(made) > 1 else made[0]
+
+    def _ready(self) -> int:
+        """Samples that are complete and were not given."""
+        return sum(map(len, self._made)) + self._complete()
+
+    def _complete(self) -> int:
+        """Samples that the buffer completes."""
+        return max(ceil((self._received() * self._up - self._next) / self._down), 0)
+
+    def _received(self) -> int:
+        return len(self._buffer) - (self._taps - 1)
+
+    def _make(self) -> NDArray[np.float32]:
+        if self._same:
+            made, self._buffer = self._buffer, self._buffer[:0]
+            return made.astype(np.float32)
+        count = self._complete()
+        if not count:
+            return np.zeros(0, np.float32)
         made = self._make_exact(count) if self._exact else self._make_interpolated(count)
         self._next += count * self._down
         # The exact way always starts at a block, the other one anywhere.
         unit = self._block_in if self._exact else 1
-        used = min(self._next // self._up, received) // unit * unit
+        used = min(self._next // self._up, self._received()) // unit * unit
         self._buffer = self._buffer[used:]
         self._next -= used * self._up
         # Sums are in double precision: their order depends on the chunks, and rounding to single hides it.

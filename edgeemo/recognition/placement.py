@@ -30,6 +30,9 @@ class Placement:
     Args:
         rate: sample rate of the grid in Hz.
         stats: where 'gap_samples' and 'overlap_samples' are counted, on the grid.
+
+    Attributes:
+        waiting: samples that were placed and not taken.
     """
 
     def __init__(self, rate: int, stats: MutableMapping[str, int]) -> None:
@@ -46,11 +49,14 @@ class Placement:
         self._count = 0  # samples at the source's rate since then
         self._position: int | None = None  # of the next run
         self._inside = False  # the chunk before lay wholly in what is already there
+        self._runs: list[tuple[int, NDArray[np.float32]]] = []
+        self._begun = 0  # position of the first sample that waits in the resampler
+        self.waiting = 0
 
-    def place(
-        self, samples: NDArray[np.float32], source_rate: int, time: float
-    ) -> tuple[int, NDArray[np.float32]]:
-        """Position of the first sample on the grid, and the samples at the grid's rate.
+    def place(self, samples: NDArray[np.float32], source_rate: int, time: float) -> tuple[int, int]:
+        """Position of the first sample on the grid, and how many there are at the grid's rate.
+
+        They wait to be taken: several chunks that are resampled at once cost little more than one.
 
         Args:
             samples: float32 [n], mono.
@@ -68,10 +74,23 @@ class Placement:
         samples = self._align(samples, source_rate, time, resampler)
         position = self._position
         assert position is not None
-        run = resampler.push(samples)
+        count = resampler.take(samples)
         self._count += samples.size
-        self._position = position + run.size
-        return position, run
+        self._position = position + count
+        self.waiting += count
+        return position, count
+
+    def take(self) -> list[tuple[int, NDArray[np.float32]]]:
+        """What waits: runs without a gap, each with the position of its first sample."""
+        self._finish()
+        runs, self._runs, self.waiting = self._runs, [], 0
+        return runs
+
+    def _finish(self) -> None:
+        """End a run where the newest sample is."""
+        if self._resampler is not None and self._position is not None and self._begun < self._position:
+            self._runs.append((self._begun, self._resampler.give()))
+            self._begun = self._position
 
     def _align(
         self, samples: NDArray[np.float32], source_rate: int, time: float, resampler: Resampler
@@ -99,6 +118,8 @@ class Placement:
         return samples
 
     def _restart(self, time: float, position: int, source_rate: int, resampler: Resampler) -> None:
+        self._finish()
         resampler.reset()
         self._resampler, self._source_rate = resampler, source_rate
         self._anchor, self._count, self._position = time, 0, position
+        self._begun = position

@@ -162,15 +162,16 @@ class Stream:
         mono = to_mono(samples)
         if mono.size == 0:
             return
-        position, run = self._placement.place(mono, sample_rate, time)
-        if run.size == 0:
+        position, count = self._placement.place(mono, sample_rate, time)
+        if count == 0:
             return
-        end = position + run.size
-        late = min(max(self._position(self._due) - position, 0), run.size)
+        end = position + count
+        late = min(max(self._position(self._due) - position, 0), count)
         self.stats["late_samples"] += late
-        if late < run.size:
+        if late < count:
             self._begin(self._grid.index((position + late) / self._rate))
-            self.stats["dropped_samples"] += self._waveform.append(position + late, run[late:])
+        if self._placement.waiting >= self._position(1):
+            self._hear()
         lane.time = max(lane.time, end / self._rate)
         lane.hops = max(lane.hops, self._grid.index((end - 1) / self._rate) + 1)
         self._close_hops()
@@ -311,7 +312,18 @@ class Stream:
             due = self._grid.index(time)
         else:
             due = max(lane.hops for lane in self._lanes.values())
-        self._due = max(self._due, due)
+        if due > self._due:
+            if "voice" in self._lanes:
+                self._hear()
+            self._due = due
+
+    def _hear(self) -> None:
+        """Resample what was pushed since the last time, which is not long ago: no hop has closed since."""
+        first = self._position(self._due)
+        for position, run in self._placement.take():
+            late = max(first - position, 0)
+            if late < run.size:
+                self.stats["dropped_samples"] += self._waveform.append(position + late, run[late:])
 
     def _skip_backlog(self) -> None:
         """Leave out the oldest hops of more than a minute that were never polled."""

@@ -74,6 +74,23 @@ def test_chunks_do_not_matter(source: int, target: int) -> None:
     assert np.abs(resampler.push(samples) - whole).max() <= 1e-7
 
 
+@pytest.mark.parametrize(("source", "target"), [*RATES, (16000, 16000)])
+def test_what_is_taken_is_given_later(source: int, target: int) -> None:
+    samples = np.random.default_rng(0).uniform(-1, 1, source // 5).astype(np.float32)
+    whole = Resampler(source, target).push(samples)
+    resampler = Resampler(source, target)
+    assert resampler.give().shape == (0,)
+    parts, counts = [], []
+    for place, part in enumerate(np.array_split(samples, 11)):
+        counts.append(resampler.take(part))
+        if place % 3 == 2:
+            parts.append(resampler.give())
+            assert len(parts[-1]) == sum(counts[-3:])
+    parts.append(resampler.give())
+    assert sum(counts) == len(whole)
+    assert np.abs(np.concatenate(parts) - whole).max() <= 1e-7
+
+
 def test_samples_one_by_one_and_an_hour_at_once_agree() -> None:
     samples = np.random.default_rng(0).uniform(-1, 1, 150_000).astype(np.float32)  # more than one piece
     whole = Resampler(44100, 16000).push(samples)

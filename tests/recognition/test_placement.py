@@ -15,7 +15,7 @@ def placed(*chunks: tuple[float, int, int], rate: int = 8000) -> tuple[list[tupl
     stats: Counter[str] = Counter()
     placement = Placement(rate, stats)
     runs = [placement.place(np.ones(length, np.float32), source, time) for time, length, source in chunks]
-    return [(position, len(run)) for position, run in runs], +stats
+    return runs, +stats
 
 
 @pytest.mark.parametrize(
@@ -46,6 +46,51 @@ def test_where_chunks_go(
         assert found == runs
     for (position, length), (following, _) in itertools.pairwise(found):
         assert following >= position + length
+
+
+@pytest.mark.parametrize("source", [8000, 16000, 44100])
+def test_what_waits_is_what_each_chunk_alone_would_be(source: int) -> None:
+    sound = np.random.default_rng(0).uniform(-1, 1, source).astype(np.float32)
+    # Three chunks on end, a gap, two on end, another rate, an overlap.
+    chunks = [
+        *[(k * 0.02, k * source // 50, source) for k in range(3)],
+        *[(0.2 + k * 0.02, k * source // 50, source) for k in range(2)],
+        (0.24, 0, 48000),
+        (0.25, 0, source),
+    ]
+    at_once, one_by_one = Placement(8000, Counter()), Placement(8000, Counter())
+    single: list[tuple[int, np.ndarray]] = []
+    for time, start, rate in chunks:
+        piece = sound[start : start + rate // 50]
+        given = piece.copy()
+        position, count = at_once.place(given, rate, time)
+        given[:] = 9.0  # whoever gave it may write into it
+        assert one_by_one.place(piece, rate, time) == (position, count)
+        single += one_by_one.take()
+        assert one_by_one.waiting == 0 and one_by_one.take() == []
+    assert at_once.waiting == sum(len(run) for _, run in single)
+    runs = at_once.take()
+    starts = [position for position, _ in runs]
+    assert starts == sorted(starts) and len(runs) < len(single) and at_once.waiting == 0
+
+    def laid(found: list[tuple[int, np.ndarray]]) -> np.ndarray:
+        grid = np.full(4000, np.nan)
+        for position, run in found:
+            assert np.isnan(grid[position : position + len(run)]).all()
+            grid[position : position + len(run)] = run
+        return grid
+
+    np.testing.assert_allclose(laid(runs), laid(single), rtol=0, atol=1e-7)
+
+
+def test_what_waits_is_forgotten_with_the_rest() -> None:
+    placement = Placement(8000, Counter())
+    placement.place(np.ones(80, np.float32), 8000, 0.0)
+    placement.reset()
+    assert placement.waiting == 0 and placement.take() == []
+    assert placement.place(np.zeros(80, np.float32), 8000, 1.0) == (8000, 80)
+    ((position, run),) = placement.take()
+    assert position == 8000 and run.tolist() == [0.0] * 80
 
 
 def test_a_rate_that_cannot_be_changes_nothing() -> None:

@@ -202,6 +202,38 @@ def test_chunks_at_other_rates_do_not_change_answers(model: Recognizer, rate: in
     assert not any(stream.stats.values())
 
 
+@pytest.mark.parametrize("rate", [8000, 44100])
+def test_sound_may_be_written_over_once_it_was_pushed(model: Recognizer, rate: int) -> None:
+    sound = np.random.default_rng(3).uniform(-0.8, 0.8, rate).astype(np.float32)
+    block = np.zeros(rate // 50, np.float32)  # one buffer of a sound card
+    stream = files(model, "voice")
+    emotions = []
+    for start in range(0, len(sound), len(block)):
+        block[:] = sound[start : start + len(block)]
+        stream.push_audio(block, rate, start / rate)
+        block[:] = 0.9
+        emotions += stream.poll()
+    assert_same(emotions, play(files(model, "voice"), voice_pushes(sound, rate, len(sound))))
+
+
+def test_a_hop_that_is_not_waited_for_hears_what_there_is_of_it(
+    model: Recognizer, tiny: Tiny, crops: Any, sound: Any
+) -> None:
+    stream = Stream(model, face_is_cropped=True)
+    half = tiny.samples // 2
+    stream.push_audio(sound[:half], 8000, 0.0)
+    for hop in range(4):  # closes the hops before 0.1 s
+        stream.push_frame(crops[hop], hop * 0.1 + 0.05)
+    (emotion,) = stream.poll()
+    assert emotion.modalities == ("face", "voice")
+    heard = sound.copy()
+    heard[half:] = 0
+    assert_answers([emotion], reference(tiny, 1, crops, heard))
+    assert stream.stats["late_samples"] == 0
+    stream.push_audio(sound[half : 2 * tiny.samples], 8000, half / 8000)
+    assert stream.stats["late_samples"] == tiny.samples - half
+
+
 @pytest.mark.parametrize("start", [0.0, 0.0437, 3.21, 36000.05])
 def test_a_start_between_hops_and_samples_does_not_change_what_chunks_answer(
     model: Recognizer, sound: Any, start: float
