@@ -176,9 +176,10 @@ def chance_error(probabilities: NDArray[np.float64]) -> float:
     """The expected calibration error that a calibrated model shows on average, as its items are few.
 
     Where each answer is right with its top probability p, the gap of a bin has the variance sum(p (1 - p)),
-    and is on average sqrt(2 / pi) times its root, by the normal distribution; of a bin with few items that is
-    some per cent too little. An error below it says nothing against a model: Roelofs et al., Mitigating Bias
-    in Calibration Error Estimation, 2022, show how the estimate of bins grows as items become fewer.
+    and is on average sqrt(2 / pi) times its root, by the normal distribution; of bins with one
+    or two items that is up to a tenth too little. An error below it says nothing against a model: Roelofs et
+    al., Mitigating Bias in Calibration Error Estimation, 2022, show how the estimate grows as items become
+    fewer.
 
     Args:
         probabilities: [n, L]; rows of NaN are left out.

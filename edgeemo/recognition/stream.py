@@ -318,7 +318,10 @@ class Stream:
             self._due = due
 
     def _hear(self) -> None:
-        """Resample what was pushed since the last time, which is not long ago: no hop has closed since."""
+        """Resample what was pushed since the last call.
+
+        No hop has closed since: what is late now was late when it was pushed.
+        """
         first = self._position(self._due)
         for position, run in self._placement.take():
             late = max(first - position, 0)
