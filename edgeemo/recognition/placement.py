@@ -30,9 +30,6 @@ class Placement:
     Args:
         rate: sample rate of the grid in Hz.
         stats: where 'gap_samples' and 'overlap_samples' are counted, on the grid.
-
-    Attributes:
-        waiting: samples that were placed and not taken.
     """
 
     def __init__(self, rate: int, stats: MutableMapping[str, int]) -> None:
@@ -51,7 +48,6 @@ class Placement:
         self._inside = False  # the chunk before lay wholly in what is already there
         self._runs: list[tuple[int, NDArray[np.float32]]] = []
         self._begun = 0  # position of the first sample that waits in the resampler
-        self.waiting = 0
 
     def place(self, samples: NDArray[np.float32], source_rate: int, time: float) -> tuple[int, int]:
         """Position of the first sample on the grid, and how many there are at the grid's rate.
@@ -77,13 +73,18 @@ class Placement:
         count = resampler.take(samples)
         self._count += samples.size
         self._position = position + count
-        self.waiting += count
         return position, count
+
+    @property
+    def waiting(self) -> int:
+        """Samples that were placed and not taken."""
+        resampling = 0 if self._position is None else self._position - self._begun
+        return resampling + sum(len(run) for _, run in self._runs)
 
     def take(self) -> list[tuple[int, NDArray[np.float32]]]:
         """What waits: runs without a gap, each with the position of its first sample."""
         self._finish()
-        runs, self._runs, self.waiting = self._runs, [], 0
+        runs, self._runs = self._runs, []
         return runs
 
     def _finish(self) -> None:

@@ -198,7 +198,7 @@ def _small(picture: Picture) -> Picture:
     size = (max(1, round(width * scale)), max(1, round(height * scale)))
     # Grey first: averaging areas of three channels takes twice as long.
     grey: Any = picture if picture.ndim == 2 else cv2.cvtColor(picture, cv2.COLOR_BGR2GRAY)
-    # OpenCV is fast where it averages two by two: 640 x 480 takes a quarter of the time.
+    # OpenCV is fast where it averages two by two: 640 x 480 takes less than a quarter of the time.
     while grey.shape[0] >= 2 * size[1] and grey.shape[1] >= 2 * size[0] and _is_even(grey.shape):
         grey = cv2.resize(grey, (grey.shape[1] // 2, grey.shape[0] // 2), interpolation=cv2.INTER_AREA)
     small: Picture = cv2.resize(grey, size, interpolation=cv2.INTER_AREA)
